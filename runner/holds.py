@@ -35,7 +35,7 @@ STOPPING = Hold(None, "continues when the runner starts again")
 RUNNER_ENDED = Hold(None, "continues after the runner ended")
 HOURS_OVER = Hold("OutsideWindow", "waits for its window to open again")
 UNWRITABLE = Hold("Unwritable", "its folder cannot be written: see `faults` in runner.json")
-FOUND_NO_ROOM = Hold(DiskFull.reason, "makes again what found no room")
+NOT_SAVED = Hold(None, "makes again what found no room, or could not be copied")
 
 
 def outside_hours(opening: float) -> Hold:

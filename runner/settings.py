@@ -50,6 +50,7 @@ class Settings:
     device: str = "auto"
     devices: tuple[str, ...] | str | None = None
     isolate: bool = False
+    reuse: bool = False
     ray: str | Mapping[str, Any] | None = None
     gpu_memory_gb: float | None = None
     compile: bool = False

@@ -38,6 +38,7 @@ class Counts(TypedDict):
     done: int
     failed: int
     skipped: int
+    reused: int
 
 
 class Progress(TypedDict):
@@ -107,7 +108,7 @@ class Fault(TypedDict):
     since: str
 
 
-class RecentJob(TypedDict):
+class RecentJob(Counts):
     """What the health file says of a job that came lately."""
 
     id: str
@@ -116,10 +117,6 @@ class RecentJob(TypedDict):
     model: str | None
     reason: str | None
     message: str | None
-    total: int
-    done: int
-    failed: int
-    skipped: int
 
 
 class SlotHealth(TypedDict):

@@ -21,7 +21,7 @@ SEED_END = 2**32
 _AXES = frozenset(
     {"compose", "table", "on_error", "count", "seeds", "matrix", "$schema", "schema", "result"}
 )
-_JOB_FIELDS = frozenset({"id", "priority", "window", "not_before", "timeout"})
+_JOB_FIELDS = frozenset({"id", "priority", "reuse", "window", "not_before", "timeout"})
 
 
 def count(spec: Mapping[str, Any], prompts: int = 1) -> int:
@@ -89,7 +89,7 @@ def image(
 
 
 def for_sidecar(realised: Mapping[str, Any]) -> dict[str, Any]:
-    """A realised spec without the fields of its job: id, priority, hours and timeout."""
+    """A realised spec without the fields of its job: id, priority, reuse, hours, timeout."""
     return {key: value for key, value in realised.items() if key not in _JOB_FIELDS}
 
 

@@ -19,7 +19,7 @@ STATUS: dict[str, Any] = {
     "reason": "OutOfMemory", "message": "it is full", "revision": 3, "attempt": 1, "priority": 0,
     "tags": ["a"], "source": {"name": "cat.yaml", "sha256": "0" * 64, "bytes": 10},
     "accepted_at": NOW, "started_at": NOW, "finished_at": NOW, "updated_at": NOW,
-    "images": {"total": 2, "done": 1, "failed": 0, "skipped": 0},
+    "images": {"total": 2, "done": 1, "failed": 0, "skipped": 0, "reused": 0},
     "progress": {
         "phase": "denoising", "image": 1, "step": 1, "steps": 2, "fraction": 0.5,
         "eta_seconds": 1.0,
@@ -49,7 +49,7 @@ HEALTH: dict[str, Any] = {
         {
             "id": "cat", "state": "failed", "kind": "text2img", "model": "tiny",
             "reason": "Timeout", "message": "late", "total": 1, "done": 0, "failed": 1,
-            "skipped": 0,
+            "skipped": 0, "reused": 0,
         }
     ],
     "watch": "events", "threads": {"main": 0.1}, "gpu": None, "started_at": NOW,

@@ -52,6 +52,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     compose.add_argument("--sample", type=int, metavar="N", help="only N prompts, always the same")
     compose.add_argument("--sample-seed", type=int, metavar="SEED", help="other prompts than these")
+    compose.add_argument("--reuse", action="store_true", help="copy pictures that exist already")
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
     mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
@@ -106,7 +107,8 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["choices"] = {"true": True, "false": False}.get(options.choices, ALL)
     sampled = {"sample": options.sample, "sample_seed": options.sample_seed}
     compose |= {key: value for key, value in sampled.items() if value is not None}
-    return {"kind": "text2img", "compose": compose} | dict(_assigned(options.fields))
+    more = dict(_assigned(options.fields)) | ({"reuse": True} if options.reuse else {})
+    return {"kind": "text2img", "compose": compose} | more
 
 
 def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:

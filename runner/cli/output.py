@@ -87,15 +87,21 @@ def slot_note(slot: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def in_words(counts: Mapping[str, int]) -> str:
+    """Numbers by their names: "3 new, 9 reused, 0 unknown"."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
 def job_line(job: Mapping[str, Any]) -> str:
     """A job in one line: id, state, images, progress, and why it waits or has failed.
 
     `job` is a status, or an entry of `recent` in the health file.
     """
-    images = job.get("images") or {key: job[key] for key in ("total", "done") if key in job}
+    images = job.get("images") or {k: job[k] for k in ("total", "done", "reused") if k in job}
     parts = [f"{job['id']:<24} {job['state']:<10}"]
     if images:
-        parts.append(f"{images['done']}/{images['total']}")
+        reused = f" ({images['reused']:,} reused)" if images.get("reused") else ""
+        parts.append(f"{images['done']}/{images['total']}{reused}")
     progress = job.get("progress")
     if progress:
         parts.append(f"{progress['phase']} {progress['fraction']:.0%}")

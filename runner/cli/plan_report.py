@@ -11,7 +11,8 @@ from typing import Any
 
 from composer.plan import Plan
 from composer.report import plan_json
-from runner.cli.output import print_message, show
+from runner.cli.output import in_words, print_message, show
+from runner.daemon.tasks import reuse_counts
 from runner.files import is_folder
 from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
@@ -28,7 +29,8 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     """The plan of an assessment that has one, as `compose --plan --json` prints it.
 
     To `composer.report.plan_json` it adds what the models refuse, the time that the gallery
-    suggests, and the free space of the outbox's disk (`free_bytes`, None where unknown).
+    suggests, the free space of the outbox's disk (`free_bytes`, None where unknown), and how many
+    images a spec that reuses would copy (`reuse`).
     """
     plan = assessment.plan
     assert plan is not None
@@ -41,6 +43,8 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     ]
     report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
     report["rejected"] = assessment.reason is not None
+    if counts := reuse_counts(assessment, home):
+        report["reuse"] = counts
     report["estimate"] |= _time_estimate(plan, home)
     report["estimate"]["free_bytes"] = _free_bytes(home)
     return report
@@ -94,6 +98,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     prompts = dict.fromkeys((_name(item), item["prompt"]) for item in report["items"])
     show(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
           f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
+    if counts := report.get("reuse"):
+        show(f"images      {in_words(counts)}")
     start = _common_start([text for _, text in prompts])
     dots = "… " if start else ""
     _print_list("prompts", [f"{name}: {dots}{text[start:]}" for name, text in prompts])

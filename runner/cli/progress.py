@@ -211,7 +211,8 @@ def _plain(text: str) -> str:
 
 def _note(status: dict[str, Any]) -> str:
     images, progress = status["images"], status["progress"]
-    counted = f"{images['done']}/{images['total']}" if images["total"] > 1 else ""
+    reused = f" ({images['reused']} reused)" if images.get("reused") else ""
+    counted = f"{images['done']}/{images['total']}{reused}" if images["total"] > 1 else reused
     if progress and status["state"] == "running":
         step = f" {progress['step']}/{progress['steps']}" if progress["step"] else ""
         return f"{counted} {progress['phase']}{step}".strip()

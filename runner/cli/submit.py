@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, job_line, print_answer, print_message
+from runner.cli.output import add_verb, in_words, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.files import is_there, read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
@@ -134,13 +134,19 @@ def _require_runner(home: Home) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
+    from runner.daemon.tasks import reuse_counts
+
     home = _home_or_here(options.home)
     specs = [(file, _spec_bytes(file)) for file in options.files]
     checked = _assessed(specs, home)
     ok = not any(assessment.reason for _, assessment in checked)
+    counts = {file: counts for file, each in checked if (counts := reuse_counts(each, home))}
+    for file, count in counts.items():
+        print_message(f"{file}: {in_words(count)}")
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
         | ({"warnings": warned} if (warned := _warnings(assessment)) else {})
+        | ({"reuse": counts[file]} if file in counts else {})
         for file, assessment in checked
     ]
     print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))

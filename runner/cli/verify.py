@@ -36,10 +36,10 @@ _CANCEL_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 # The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
-
-_NOT_SAID = {"weight_only": False, "rounds_inputs": False}
-"""Facts that sidecars have only where they are true, or of few models."""
-_PLAN = ("text_precision", "placement", "tiled", "speed", *_NOT_SAID)
+_SUBJECTS = {
+    "recipe": "it was made by recipe", "device": "the device was", "dtype": "numbers were",
+    "precision": "the precision was", "hash": "the model's hash was",
+}  # fmt: skip
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
     Raises _NotMade; RunnerNeeded and UsageProblem where the runner does not work on it.
     """
     spec = _spec(sidecar)
-    data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
+    data = to_yaml({**spec, "tags": ["verify"], "priority": 50, "reuse": False})
     # Each is like Ctrl-C: what was dropped is taken back.
     with taken_by(signal.default_int_handler):
         drop = client.submit(home, data, "verify.yaml")
@@ -272,28 +272,23 @@ def _comparison(
 
 def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> list[str]:
     """A sentence for everything that changes pixels and is another than in the sidecar."""
+    from runner.gallery.keys import facts_of
+
     result = mapping(sidecar.get("result"))
-    both = [{"speed": {}, **_NOT_SAID, **facts} for facts in (result, engine_facts)]
+    both = facts_of(sidecar), facts_of({**engine_facts, "result": engine_facts})
+    for facts, source in zip(both, (result, engine_facts), strict=True):
+        facts["hash"] = _model_hash(source)
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
-    pairs = [
-        # Sidecars older than these numbers are of recipe 1.
-        ("it was made by recipe", result.get("recipe", 1), engine_facts.get("recipe", 1)),
-        *((f"{name} was", before.get(name), now.get(name)) for name in _VERSIONS),
-        ("the device was", result.get("device"), engine_facts.get("device")),
-        ("the precision was", sidecar.get("precision"), engine_facts.get("precision")),
-        *((f"{name} was", *(str(facts.get(name, "")) for facts in both)) for name in _PLAN),
-        ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
-        ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
-        *(
-            (f"the {part}'s {key} was", *(mapping(f.get(part)).get(key) for f in both))
-            for part in ("upscaler", "estimator")
-            for key in ("name", "sha256", "hash")
-        ),
-    ]
+    pairs = [(_SUBJECTS.get(n, f"{n} was"), *(_text(f[n]) for f in both)) for n in both[0]]
+    pairs[1:1] = [(f"{n} was", _text(before.get(n)), _text(now.get(n))) for n in _VERSIONS]
     changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
     if _model_hash(result, of_samples=True) and _model_hash(engine_facts):
         changes.append("the sidecar's hash of the model is of an older kind, and tells nothing")
     return changes
+
+
+def _text(fact: Any) -> str:
+    return "" if fact is None else str(fact)
 
 
 def _model_hash(facts: Mapping[str, Any], *, of_samples: bool = False) -> str:

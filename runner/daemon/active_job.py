@@ -24,7 +24,9 @@ class ActiveJob:
     `numbers` are the images to come and `dispatches` what the slots have of it, by their names;
     images count from 1. `rendered` images took `seconds`, from which the time left is estimated. A
     process ended during each of the `suspects`; `last` is the image that a slot was given last.
-    `failure` is why the job must end. `previewed` is the slot whose preview is shown.
+    `failure` is why the job must end. `previewed` is the slot whose preview is shown. Of the
+    `unasked` it is yet to be seen whether their pictures exist already: none, where they are not to
+    be `reused`.
     """
 
     record: Record
@@ -38,6 +40,12 @@ class ActiveJob:
     last: dict[str, int] = field(default_factory=dict)
     suspects: frozenset[int] = frozenset()
     previewed: str | None = None
+    unasked: deque[int] = field(default_factory=deque)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether pictures that exist already are copied."""
+        return self.record.realised.get("reuse") is True
 
     @property
     def may_go_on(self) -> bool:

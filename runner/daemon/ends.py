@@ -12,7 +12,7 @@ from runner.daemon.pages import NO_PAGE, Pages
 from runner.daemon.recording import Recorder
 from runner.errors import JobFailed
 from runner.files import names_in
-from runner.holds import FOUND_NO_ROOM, UNWRITABLE, Hold, disk_hold
+from runner.holds import NOT_SAVED, UNWRITABLE, Hold, disk_hold
 from runner.spool.disk.disk import leaving_out
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -53,7 +53,7 @@ class JobEnds:
         for record in records:
             if record.seq not in over:
                 aside = self.spool.faults.below(self.spool.outbox.folder(record.id))
-                hold = UNWRITABLE if aside else FOUND_NO_ROOM
+                hold = UNWRITABLE if aside else NOT_SAVED
                 self.requeue(record, disk_hold(self.spool.home) or hold)
         if ended := [record for record in records if record.seq in over]:
             self._publish(ended)

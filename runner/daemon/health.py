@@ -105,6 +105,7 @@ class Health:
                 done=record.done,
                 failed=record.failed,
                 skipped=record.skipped,
+                reused=record.reused,
             )
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]

@@ -19,7 +19,7 @@ from runner.gallery.page.layout import Shot, shots_of
 from runner.gallery.page.overview import months_in
 from runner.gallery.page.paging import Closed, pages_of
 from runner.gallery.page.sheet import outbox_page
-from runner.gallery.rebuild import rebuild, row_of
+from runner.gallery.rebuild import entry_of, rebuild
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.terms import facet
 from runner.spool.store.queries import Event
@@ -107,7 +107,7 @@ class Pages:
         """Add the rows of saved images, from their sidecars; or else when the job ends."""
         rows: list[dict[str, Any]] = []
         try:
-            rows.extend(map(row_of, sidecars))
+            rows.extend(map(entry_of, sidecars))
             self._places.check(self._folder)
             self._gallery.add(*rows)
             self._added.update(row["job"] for row in rows)
@@ -203,7 +203,7 @@ class Pages:
         with self._faults.isolated(self._outbox.folder(event.id)):
             done = event.body["images"]["done"]
             if self._added.pop(event.id, 0) != done or known > done:
-                rows = [*map(row_of, self._outbox.sidecars(event.id).values())]
+                rows = [*map(entry_of, self._outbox.sidecars(event.id).values())]
         if rows is not None:
             own = {row["id"] for row in rows}
             _, before = self._gallery.page(term, None, None, known, 0)

@@ -13,12 +13,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
+from runner.daemon.reuse import Unreusable
 from runner.daemon.sidecar import FinishedImage, sidecar_of
 from runner.errors import JobFailed, PlaceAway
 from runner.gallery.metadata import encode
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
 _LARGE_PIXELS = 256 * 256
+_LEAST_PIXELS = 512 * 512
 _MOST_ENCODERS = 4
 _OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
 """What is in the spec of an enlarged picture, and not of the one before."""
@@ -41,10 +43,17 @@ _OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
 
 @dataclass(frozen=True)
 class Encoding:
-    """An image on its way; `files` waits for what is written, or raises what encoding raised."""
+    """An image on its way; `files` waits for what is written, or raises what encoding raised.
 
-    image: FinishedImage
+    `pixels` tells how much memory it takes, three bytes each, and a `large` one has a thread.
+    """
+
+    record: Record
+    number: int
+    pixels: int
     files: Callable[[], SavedImage]
+    large: bool
+    warnings: Sequence[str] = ()
 
 
 def encoders() -> ThreadPoolExecutor:
@@ -52,14 +61,27 @@ def encoders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_ENCODERS), "encoder")
 
 
-def begin_encoding(image: FinishedImage, pool: Executor) -> Encoding:
-    """Encode a large image in the pool, any other where its files are asked for."""
-    files: Callable[[], SavedImage] = partial(_encoded, image)
-    if math.prod(image.rendered.image.size) >= _LARGE_PIXELS:
+def rendered(image: FinishedImage) -> Encoding:
+    """An image to be encoded."""
+    pixels, files = math.prod(image.rendered.image.size), partial(_encoded, image)
+    number, large = image.rendered.task.index, pixels >= _LARGE_PIXELS
+    # A kill costs few images, however small they are.
+    least = max(pixels, _LEAST_PIXELS)
+    return Encoding(image.record, number, least, files, large, image.rendered.warnings)
+
+
+def copied(record: Record, number: int, size: int, files: Callable[[], SavedImage]) -> Encoding:
+    """An image whose files, of this size in bytes, are copied."""
+    return Encoding(record, number, size // 3, files, size >= 3 * _LARGE_PIXELS)
+
+
+def begin(encoding: Encoding, pool: Executor) -> Encoding:
+    """Begin a large image in the pool, any other where its files are asked for."""
+    if encoding.large:
         # Where no thread can be started, it is encoded like a small one.
         with suppress(RuntimeError):
-            files = pool.submit(files).result
-    return Encoding(image, files)
+            return replace(encoding, files=pool.submit(encoding.files).result)
+    return encoding
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class ImageSaver:
     def save(self, images: Sequence[Encoding]) -> None:
         """Put images into the outbox; one that cannot be put there fails, or is rendered again."""
         self.recorder.all_or_each(self._save, images)
-        for record in {each.image.record.seq: each.image.record for each in images}.values():
+        for record in {each.record.seq: each.record for each in images}.values():
             self.pages.refresh_job(record)
 
     def fail(self, record: Record, number: int, reason: str, message: str) -> None:
@@ -83,12 +105,15 @@ class ImageSaver:
         )
 
     def _save(self, images: Sequence[Encoding]) -> None:
-        saved: list[tuple[FinishedImage, SavedImage]] = []
+        saved: list[tuple[Encoding, SavedImage]] = []
         for each in images:
             try:
-                saved.append((each.image, each.files()))
+                saved.append((each, each.files()))
+            except Unreusable as error:
+                # It is still to be made, and its job does not end before.
+                log.warning("%s image %d: %s", each.record.id, each.number, error)
             except Exception as error:  # noqa: BLE001 no other image may suffer from it
-                self._fail_save(each.image, error)
+                self._fail_save(each, error)
         if not saved:
             return
         try:
@@ -105,29 +130,30 @@ class ImageSaver:
                 self._fail_save(image, error)
             else:
                 self.recorder.persist(
-                    lambda: self.spool.ledger.unclaim(image.record.seq, [image.rendered.task.index])
+                    lambda: self.spool.ledger.unclaim(image.record.seq, [image.number])
                 )
             return
         self.recorder.persist(lambda: self._count(saved))
         self.pages.add(files.sidecar for _, files in saved)
         for image, _ in saved:
-            self.recorder.warn(image.record, image.rendered.warnings)
+            self.recorder.warn(image.record, image.warnings)
 
-    def _count(self, saved: Iterable[tuple[FinishedImage, SavedImage]]) -> None:
+    def _count(self, saved: Iterable[tuple[Encoding, SavedImage]]) -> None:
         with self.spool.ledger.transaction(durable=False):
             for image, files in saved:
                 output = output_entry(files.sidecar, f"thumbs/{files.stem}.webp")
-                number = image.rendered.task.index
-                picture = self.spool.outbox.folder(files.job) / output["file"]
-                self.spool.ledger.made(image.record.seq, number, output, state_of(picture))
+                state = state_of(self.spool.outbox.folder(files.job) / output["file"])
+                reused = "reused_from" in files.sidecar["result"]
+                seq, number = image.record.seq, image.number
+                self.spool.ledger.made(seq, number, output, state, reused=reused)
 
-    def _fail_save(self, image: FinishedImage, error: Exception) -> None:
+    def _fail_save(self, image: Encoding, error: Exception) -> None:
         reason = error.reason if isinstance(error, JobFailed) else "Internal"
         message = str(error)
         if not isinstance(error, (JobFailed, OSError)):
             log.error("%s could not be saved", image.record.id, exc_info=error)
             message = f"fluxdrop could not save this image (a bug): {type(error).__name__}"
-        self.fail(image.record, image.rendered.task.index, reason, message)
+        self.fail(image.record, image.number, reason, message)
 
 
 def _encoded(image: FinishedImage) -> SavedImage:

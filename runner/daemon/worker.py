@@ -6,6 +6,7 @@
     SlotLost          → its images are charged, or not, and made again; all else goes on
     … DeviceLost, or an image that hangs, in this process → it ends, charged to what was in flight
     every image over  → the job's final state
+    a picture exists  → copied by the writer, where the job reuses pictures
 
 The images of a job go to every slot that has none. One step waits for an event, handles all that
 are there, and then fills the free slots; it runs in the daemon's main thread. The worker never
@@ -24,6 +25,8 @@ from runner import exit_codes
 from runner.clock import monotonic, now, ready_at
 from runner.daemon.active_job import ActiveJob, Dispatch
 from runner.daemon.lookahead import Lookahead
+from runner.daemon.reuse import Reuse
+from runner.daemon.saving import copied, rendered
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import FinishedImage
 from runner.daemon.tasks import InFlight, TaskBuilder
@@ -59,6 +62,7 @@ _HUNG = "the image hung"
 _LOOK_SECONDS = 1.0
 # So long a job waits for a slot that is being made; then others have the next turn.
 _SOON_SECONDS = 10.0
+_ASKED_AT_ONCE = 32
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -76,6 +80,7 @@ class Worker:
         self._executor = executor
         self._writer = writer
         self._builder = TaskBuilder(spool.home)
+        self._reuse = Reuse(spool.home)
         self._lookahead = Lookahead(spool.ledger, self._builder, executor)
         self._jobs: dict[int, ActiveJob] = {}
         self._own: dict[str, int] = {}
@@ -145,6 +150,7 @@ class Worker:
             self._record_losses()
             self._end_jobs()
             self._fill(slots)
+            self._copy_ahead()
             self._end_jobs(overtaken=self._all_taken(slots))
             self._log_once.recovered()
         except (OSError, FluxdropError) as error:
@@ -189,9 +195,9 @@ class Worker:
                         self._answered.append((job.record.seq, event.task))
                     job.rendered += 1
                     job.seconds += event.seconds
-                    self._writer.save(
-                        FinishedImage(job.record, event, image.realised, image.origin)
-                    )
+                    keys = partial(self._reuse.keys, image, event.facts)
+                    finished = FinishedImage(job.record, event, image.realised, image.origin, keys)
+                    self._writer.save(rendered(finished))
             case Failed() if event.reason == "DeviceLost":
                 self._give_up(event.slot, "the GPU was lost", exit_codes.DEVICE_LOST)
                 log.error("%s", event.message)
@@ -364,6 +370,8 @@ class Worker:
                 return job, {}
             if batch := self._next_batch(slot, job, ready):
                 return job, batch
+            if job.reuses and self._writer.is_full:
+                return job, {}
         return None
 
     def _next_job(self, slot: str) -> ActiveJob | None:
@@ -452,14 +460,16 @@ class Worker:
         begun = self._ledger.begin(record.seq)
         if begun is None:
             return
-        self._jobs[record.seq] = ActiveJob(begun, composed, numbers, suspects=suspects)
+        job = self._jobs[record.seq] = ActiveJob(begun, composed, numbers, suspects=suspects)
+        job.unasked.extend(numbers if job.reuses else ())
         # Before the device begins: its thread leaves the others little of the interpreter's time.
         self._writer.show(begun)
 
     def _next_batch(self, slot: Slot, job: ActiveJob, ready: int) -> dict[int, InFlight]:
         """The next image, with those after it that are like it; empty where none can be built.
 
-        An image of which no task can be built fails and is skipped. One during which a process
+        An image of which no task can be built fails and is skipped, and one whose picture exists is
+        copied, where that is asked for. One during which a process
         ended is made alone, so that the next end is charged to it or to no one.
         """
         batch: dict[int, InFlight] = {}
@@ -473,6 +483,11 @@ class Worker:
                 if batch and number in job.suspects:
                     break
                 image = self._build(job, number)
+                if image is not None and job.reuses and self._copy(job, image):
+                    job.numbers.popleft()
+                    if self._writer.is_full:
+                        break
+                    continue
                 first = next(iter(batch.values()), None)
                 if image is not None and first is not None and not image.task.is_like(first.task):
                     break
@@ -483,6 +498,31 @@ class Worker:
             job.numbers.extendleft(reversed(batch))
             raise
         return batch
+
+    def _copy_ahead(self) -> None:
+        """Have pictures that exist copied while the slots make others, a few at each step."""
+        for job in self._jobs.values():
+            for _ in range(_ASKED_AT_ONCE):
+                if not (job.unasked and job.may_go_on) or self._hold_of(job) is not None:
+                    break
+                if self._writer.is_full:
+                    return
+                number = job.unasked.popleft()
+                if number in job.numbers:
+                    image = self._build(job, number)
+                    if image is None or self._copy(job, image):
+                        job.numbers.remove(number)
+            else:
+                self.wake()
+
+    def _copy(self, job: ActiveJob, image: InFlight) -> bool:
+        """Have the picture of an image copied where it exists; whether it does."""
+        picture, _ = self._reuse.find(image)
+        if picture is None:
+            return False
+        files = partial(self._reuse.copied, picture, job.record, image)
+        self._writer.save(copied(job.record, image.task.index, picture.bytes, files))
+        return True
 
     def _start(self, chosen: Sequence[tuple[str, ActiveJob, dict[int, InFlight]]]) -> bool:
         """Record what slots are given in one go, and start it; whether a job was cancelled."""

@@ -7,7 +7,6 @@ progress, jobs that go back into the queue, ends of jobs. A status never delays 
 first, `running`, is written before any end. Decides nothing about a job.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,7 @@ from runner.clock import monotonic
 from runner.daemon.ends import JobEnds
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
-from runner.daemon.saving import Encoding, ImageSaver, begin_encoding, encoders
-from runner.daemon.sidecar import FinishedImage
+from runner.daemon.saving import Encoding, ImageSaver, begin, encoders
 from runner.holds import Hold
 from runner.log_once import LogOnce
 from runner.spool.store.record import Record
@@ -29,7 +27,8 @@ _STATUS_SECONDS = 0.25
 # Pixels that wait to be written, 24 MiB as RGB, and as much again where they are encoded already: a
 # slow disk must not fill the memory.
 _MOST_PIXELS = 8 << 20
-_MOST_WAITING = 32
+# Of copies, which need no memory before, many go with the syncs of one.
+_MOST_WAITING = 512
 
 
 @dataclass
@@ -87,15 +86,14 @@ class Writer:
     def is_full(self) -> bool:
         """Whether the next image should wait until some of the others are written."""
         with self._changed:
-            waiting = (each.image.rendered.image for each in self._group.images)
-            pixels = sum(math.prod(image.size) for image in waiting)
+            pixels = sum(each.pixels for each in self._group.images)
             return pixels >= _MOST_PIXELS or len(self._group) >= _MOST_WAITING
 
-    def save(self, image: FinishedImage) -> None:
+    def save(self, image: Encoding) -> None:
         """Put an image into the outbox."""
-        encoding = begin_encoding(image, self._encoders)
+        begun = begin(image, self._encoders)
         with self._handing_over() as group:
-            group.images.append(encoding)
+            group.images.append(begun)
             self._unwritten.add(image.record.seq)
 
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:

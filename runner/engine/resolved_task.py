@@ -29,12 +29,55 @@ CONTROLNET = "controlnet"
 
 
 @dataclass(frozen=True)
-class ResolvedTask:
-    """A model that serves a kind on this machine, with the memory plan for one size.
+class Found:
+    """The files of a model for a kind, and the hashes of its components.
 
     `single` is the file of the transformer's weights, where they are in one file; `controlnet` are
     the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
     of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
+    """
+
+    folder: Path
+    prior_folder: Path | None
+    single: Path | None
+    controlnet: tuple[Path, Path] | None
+    marks: Mapping[str, str]
+    stamps: Mapping[str, list[int]]
+    """Of the weights' files: others mean that the model was replaced under its own name."""
+
+    @property
+    def hash(self) -> str:
+        """The hash of all that is loaded, as a sidecar records it."""
+        return f"{KIND}{combined(self.marks)}"
+
+
+def found(library: hub.Disk, hashes: Hashes, model: Model, kind: str) -> Found:
+    """Find and hash what is loaded of a model. Raises ModelMissing."""
+    serving = model.serves[kind]
+    folder, single = library.main(model, kind), library.single(model)
+    prior_folder = library.prior(model, kind) if serving.prior else None
+    controlnet = library.controlnet(model, kind) if serving.controlnet else None
+    left_out = HEAVY if single else ""
+    alone = [file for file in (single, controlnet and controlnet[1]) if file]
+    parts = [*weights(folder, left_out).values(), alone]
+    parts += weights(prior_folder).values() if prior_folder else []
+    # Before anything is read: what changes meanwhile is read again for the next image.
+    before = stamps(file for files in parts for file in files)
+    marks = hashes.parts(folder, left_out)
+    if single:
+        marks[HEAVY] = hashes.file(single)
+    if controlnet:
+        marks[CONTROLNET] = hashes.file(controlnet[1])
+    if prior_folder:
+        of_prior = hashes.parts(prior_folder)
+        marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
+    return Found(folder, prior_folder, single, controlnet, marks, before)
+
+
+@dataclass(frozen=True)
+class ResolvedTask(Found):
+    """A model that serves a kind on this machine, with the memory plan for one size.
+
     `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
     numbers. `space` has the plan and those below it.
     """
@@ -43,21 +86,9 @@ class ResolvedTask:
     serving: Serving
     kind: Kind
     family: Family
-    folder: Path
-    prior_folder: Path | None
-    single: Path | None
-    controlnet: tuple[Path, Path] | None
-    marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
     space: PlanSpace
-    stamps: Mapping[str, list[int]]
-    """Of the weights' files: others mean that the model was replaced under its own name."""
-
-    @property
-    def hash(self) -> str:
-        """The hash of all that is loaded, as a sidecar records it."""
-        return f"{KIND}{combined(self.marks)}"
 
     @property
     def length(self) -> int:
@@ -145,41 +176,21 @@ class TaskResolver:
     def _resolve_task(self, space: PlanSpace) -> ResolvedTask:
         model, kind = space.model, space.kind
         serving, family = model.serves[kind], FAMILIES[model.family]
-        folder = self._library.main(model, kind)
-        single = self._library.single(model)
+        folder, single = self._library.main(model, kind), self._library.single(model)
         model = as_published(model, folder, single, self.machine.device)
         space = replace(space, model=model)
         plan = self._plan(space)
-        prior_folder = self._library.prior(model, kind) if serving.prior else None
-        controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
-        left_out = HEAVY if single else ""
-        alone = [file for file in (single, controlnet and controlnet[1]) if file]
-        parts = [*weights(folder, left_out).values(), alone]
-        parts += weights(prior_folder).values() if prior_folder else []
-        # Before anything is read: what changes meanwhile is read again for the next image.
-        before = stamps(file for files in parts for file in files)
-        marks = self.hashes.parts(folder, left_out)
-        if single:
-            marks[HEAVY] = self.hashes.file(single)
-        if controlnet:
-            marks[CONTROLNET] = self.hashes.file(controlnet[1])
-        if prior_folder:
-            of_prior = self.hashes.parts(prior_folder)
-            marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
+        # Last: of a model that cannot be held no weights are read.
+        here = found(self._library, self.hashes, model, kind)
         return ResolvedTask(
+            **vars(here),
             model=model,
             serving=serving,
             kind=KINDS[kind],
             family=family,
-            folder=folder,
-            prior_folder=prior_folder,
-            single=single,
-            controlnet=controlnet,
-            marks=marks,
             plan=plan,
-            encoders=self._encoders(family, marks, plan),
+            encoders=self._encoders(family, here.marks, plan),
             space=space,
-            stamps=before,
         )
 
     def _plan(self, space: PlanSpace) -> MemoryPlan:

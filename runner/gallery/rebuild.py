@@ -19,6 +19,7 @@ from runner import reading
 from runner.errors import UsageProblem
 from runner.files import is_file, is_folder, is_link, is_there, names_in
 from runner.gallery.formatting import mapping
+from runner.gallery.keys import keys_in
 from runner.gallery.lock import locked
 from runner.gallery.store import FILE, Gallery
 from runner.wire import read_json
@@ -73,6 +74,11 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise UsageProblem("this is no sidecar: it holds NaN, or text that is none.") from None
     return row
+
+
+def entry_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the index, with the `keys` by which the picture is found again."""
+    return row_of(sidecar) | {"keys": keys_in(sidecar)}
 
 
 def _typed(kind: type | UnionType, value: Any) -> Any:
@@ -149,7 +155,7 @@ def _remove_others(folder: Path) -> None:
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = row_of(found) if (found := read_json(sidecar)) else None
+        row = entry_of(found) if (found := read_json(sidecar)) else None
     except UsageProblem:
         return None
     # In a copied or renamed folder the row's paths would be wrong.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from runner.gallery.terms import moment, terms_of
 
-_VERSION = 1
+_VERSION = 2
 FOLDER, FILE = "gallery", f"index-{_VERSION}.sqlite"
 """The names of the index's folder in a home's private `data/`, and of its file there."""
 
@@ -29,7 +29,10 @@ _SCHEMA = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS picture (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, row TEXT);
+CREATE TABLE IF NOT EXISTS picture (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, row TEXT,
+  asked TEXT, setup TEXT, made TEXT, sha256 TEXT);  -- see keys.py
+CREATE INDEX IF NOT EXISTS picture_asked ON picture (asked);
+CREATE INDEX IF NOT EXISTS picture_setup ON picture (setup);
 -- Only which rows have a term: `terms_of` makes its text of a row, again to remove it.
 CREATE VIRTUAL TABLE IF NOT EXISTS term
   USING fts5 (text, content = '', columnsize = 0, detail = none, tokenize = 'ascii');
@@ -40,6 +43,8 @@ COMMIT;
 # A picture's number is the millisecond that it was made in, times this: they sort by time.
 _SAME_MILLISECOND = 1 << 20
 _LATEST = 1 << 42
+_KEYS = ("asked", "setup", "made", "sha256")
+_MOST_ALIKE = 16
 _REBUILD = "the gallery's index is damaged: run `fluxdrop gallery rebuild`"
 _ERRNO = {
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -89,12 +94,12 @@ class Gallery:
     def add(self, *rows: Mapping[str, Any]) -> None:
         """Add rows; a row with a known id replaces the old one, unless they are equal."""
         with self._changing() as base:
-            for row_id, row in {str(row["id"]): row for row in rows}.items():
-                known = _find(base, row_id)
+            for row_id, row in {str(row["id"]): dict(row) for row in rows}.items():
+                known, keys = _find(base, row_id), row.pop("keys", {})
                 if known is None or known[1] != row:
                     if known is not None:
                         _drop(base, *known)
-                    _put(base, row_id, row)
+                    _put(base, row_id, row, keys)
 
     def remove(self, *rows: str | Row) -> int:
         """Remove rows by id, or those still equal to the rows given; how many the index had."""
@@ -127,6 +132,18 @@ class Gallery:
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
         return self._ask(lambda base: (_find(base, row_id) or (0, None))[1], None)
+
+    def alike(self, asked: str) -> list[tuple[str, str, str]]:
+        """The id, `made` and SHA-256 of the newest pictures that were asked for by this key."""
+        query = "SELECT id, made, sha256 FROM picture WHERE asked = ? ORDER BY n DESC LIMIT ?"
+        nothing: list[tuple[str, str, str]] = []
+        return self._ask(lambda base: base.execute(query, (asked, _MOST_ALIKE)).fetchall(), nothing)
+
+    def last_made(self, setup: str) -> str | None:
+        """How the newest picture of a setup was made; None where there is none."""
+        query = "SELECT made FROM picture WHERE setup = ? ORDER BY n DESC LIMIT 1"
+        found = self._ask(lambda base: base.execute(query, (setup,)).fetchone(), None)
+        return found[0] if found else None
 
     def after(self, row_id: str, limit: int) -> list[Row]:
         """The next rows after this id, in the order of ids."""
@@ -300,12 +317,15 @@ def _row(text: Any) -> Row:
     raise sqlite3.DatabaseError("a row is none")
 
 
-def _put(base: sqlite3.Connection, row_id: str, row: Mapping[str, Any]) -> None:
+def _put(
+    base: sqlite3.Connection, row_id: str, row: Mapping[str, Any], keys: Mapping[str, str]
+) -> None:
     first = _number(moment(row.get("created_at")))
     query = "SELECT coalesce(max(n) + 1, ?1) FROM picture WHERE n >= ?1 AND n < ?2"
     (number,) = base.execute(query, (first, first + _SAME_MILLISECOND)).fetchone()
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-    base.execute("INSERT INTO picture VALUES (?, ?, ?)", (number, row_id, text))
+    values = (number, row_id, text, *map(keys.get, _KEYS))
+    base.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     base.execute("INSERT INTO term (rowid, text) VALUES (?, ?)", (number, terms_of(row)))
 
 

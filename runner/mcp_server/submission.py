@@ -206,6 +206,7 @@ def _readable_id(kind: str, values: Mapping[str, Any]) -> str:
 def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dict[str, Any]:
     """The spec of a dry run, its final prompts and their audit."""
     from composer.audit import audit, parse_terms
+    from runner.daemon.tasks import reuse_counts
     from specs.write import to_yaml
 
     plan = assessment.plan
@@ -222,6 +223,7 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
         rows = [
             {"prompt": t, "audit": audit(t, terms, (), languages).to_json()} for t in texts if t
         ]
+    counts = reuse_counts(assessment, home)
     violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": assessment.realised.get("model", spec.get("model"))},
@@ -230,4 +232,5 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
         "prompt_count": len(rows),
         "audit": "violation" if violates else "ok",
         "left_out": left_out[:_MOST_PROMPTS],
+        **({"reuse": counts} if counts else {}),
     }

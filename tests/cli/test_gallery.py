@@ -116,7 +116,7 @@ def test_a_search_that_makes_no_sense_is_2(full: Here, wrong: list[str]) -> None
 def test_a_damaged_index_is_found_out_and_made_again(full: Here, damage: str) -> None:
     """Seen red with a damaged row: 0 pictures, and no word of it."""
     assert full("gallery", "rebuild").out == "32 pictures\n"
-    file = full.home / "data" / FOLDER / "index-1.sqlite"
+    file = full.home / "data" / FOLDER / "index-2.sqlite"
     data = file.read_bytes()
     row = data.index(b'{"id":"')
     rotten = data[:row] + b"x" + data[row + 1 :]
@@ -377,7 +377,7 @@ def test_searching_imports_no_picture_library_and_holds_no_lock(full: Here) -> N
     full("gallery", "rebuild")
     report = run("gallery", "search", "fox", cwd=full.home)
     assert report.code == 0 and report.modules & (HEAVY | {"PIL"}) == set()
-    with sqlite3.connect(full.home / "data" / FOLDER / "index-1.sqlite") as base:
+    with sqlite3.connect(full.home / "data" / FOLDER / "index-2.sqlite") as base:
         base.execute("BEGIN IMMEDIATE")
         assert run("gallery", "search", "fox", cwd=full.home).code == 0
     base.close()

@@ -31,7 +31,7 @@ class Watched:
         self.change(state="queued", progress=None)
 
     def change(self, done: int = 0, **changes: Any) -> list[dict[str, Any]]:
-        images = {"total": 900, "done": done, "failed": 0, "skipped": 0}
+        images = {"total": 900, "done": done, "failed": 0, "skipped": 0, "reused": 0}
         outputs = [output(number) for number in range(max(1, done - 99), done + 1)]
         self.status |= {"images": images, "outputs": outputs, **changes}
         self.status["revision"] += 1
@@ -58,7 +58,7 @@ def test_a_job_is_printed_whole_once_and_then_what_changed(watched: Watched) -> 
     (line,) = watched.change(done=1)
     assert line == {
         "id": "cat", "state": "running", "revision": 4, "outputs": [output(1)],
-        "images": {"total": 900, "done": 1, "failed": 0, "skipped": 0},
+        "images": {"total": 900, "done": 1, "failed": 0, "skipped": 0, "reused": 0},
     }  # fmt: skip
     assert watched.change(done=1) == []
 

@@ -83,8 +83,11 @@ def faults_of_job(
     if not low <= len(outputs) <= high or len(outputs) != status["images"]["done"]:
         found.append(f"wrong: {job} lists {len(outputs)} pictures")
     pictures = {path.name for path in folder.glob(f"{job}-[0-9]*.png")}
-    originals = [read_json(folder / output["sidecar"]) or {} for output in outputs]
-    originals = [each.get("result", {}).get("original", {}) for each in originals]
+    sidecars = [read_json(folder / output["sidecar"]) or {} for output in outputs]
+    results = [each.get("result", {}) for each in sidecars]
+    originals = [each.get("original", {}) for each in results]
+    if sum("reused_from" in each for each in results) != status["images"].get("reused", 0):
+        found.append(f"wrong: {job} counts other pictures as reused than are")
     if pictures != {each["file"] for each in (*outputs, *filter(None, originals))}:
         found.append(f"wrong: {job} has {sorted(pictures)} but lists others")
     seeds = [output["seed"] for output in outputs]

@@ -172,6 +172,22 @@ SCENARIOS = (
         {"hero": Expected(_OK), "last": Expected(_OK), "hero-2": Expected(_OK, seeds=(7,))},
         {("last", 1): "hero.retry"},
     ),
+    # The pictures of the second are copied from the first.
+    Scenario(
+        "reused",
+        {
+            "hero.yaml": (
+                SPEC + "seeds: [5, 6]\nupscale: 2\nkeep_original: true\nreuse: true\n"
+            ).encode(),
+            "last.yaml": SEEDED.encode(),
+        },
+        {
+            "hero": Expected(_OK, (2, 2), seeds=(5, 6)),
+            "last": Expected(_OK),
+            "hero-2": Expected(_OK, (2, 2), seeds=(5, 6)),
+        },
+        {("last", 1): "hero.retry"},
+    ),
     Scenario(
         "compose",
         {

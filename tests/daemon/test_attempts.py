@@ -143,7 +143,7 @@ def test_one_image_that_ends_the_process_fails_alone_after_exactly_three_kills(
         assert kills == MOST_LOSSES
         status = spool.status("hero")
         assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
-        assert status["images"] == {"total": 6, "done": 5, "failed": 1, "skipped": 0}
+        assert status["images"] == {"total": 6, "done": 5, "failed": 1, "skipped": 0, "reused": 0}
         assert [output["seed"] for output in status["outputs"]] == [1, 2, 3, 5, 6]
         assert "1 of 6 images" in status["message"]
         first = f"gpu0, {'begun' if unsaved else 'denoising'}: killed by SIGKILL"
@@ -216,7 +216,7 @@ def test_of_a_batch_only_the_image_that_ends_the_process_fails(told: Spool) -> N
     # The first go shows who may be the culprit; from then on each is made alone.
     assert goes + told.device.goes == [[1, 2, 3, 4], [1], [2], [2], [3], [4]]  # type: ignore[attr-defined]
     assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
-    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0, "reused": 0}
     assert [output["seed"] for output in status["outputs"]] == [1, 3, 4]
 
 
@@ -278,7 +278,7 @@ def test_three_deaths_while_one_model_loads_fail_the_job_and_the_next_one_tries_
     assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
     assert "loading tiny ended its process 3 times" in status["message"]
     assert status["message"].count("gpu0, loading: killed by SIGKILL") == 3
-    assert status["images"] == {"total": 6, "done": 0, "failed": 0, "skipped": 0}
+    assert status["images"] == {"total": 6, "done": 0, "failed": 0, "skipped": 0, "reused": 0}
     told.drop("next.yaml")
     die_in(told, Phase.LOADING)
     assert daemon_of(told).ledger.get(2).state == "queued"

@@ -106,7 +106,7 @@ def test_what_is_read_while_loading_is_told_and_counts_as_nothing_done(spool: Sp
 def test_a_bulk_job_makes_every_image_with_its_own_seed(spool: Spool) -> None:
     spool.drop("hero.yaml", BULK)
     status = spool.end("hero")
-    assert status["images"] == {"total": 4, "done": 4, "failed": 0, "skipped": 0}
+    assert status["images"] == {"total": 4, "done": 4, "failed": 0, "skipped": 0, "reused": 0}
     assert [output["seed"] for output in status["outputs"]] == [1, 2, 3, 4]
     assert spool.pictures("hero") == [f"hero-000{n}.png" for n in (1, 2, 3, 4)]
 
@@ -124,7 +124,7 @@ def test_a_failing_image_does_not_stop_the_others(spool: Spool) -> None:
     spool.drop("hero.yaml", BULK)
     status = spool.end("hero")
     assert (status["state"], status["reason"]) == ("failed", "OutOfMemory")
-    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0, "reused": 0}
     assert "1 of 4 images" in status["message"]
     assert spool.pictures("hero") == ["hero-0001.png", "hero-0003.png", "hero-0004.png"]
     spool.drop("next.yaml")

@@ -35,12 +35,12 @@ def test_pictures_are_saved_while_another_process_stands_still_with_the_gallery(
     idle_spool.end("hero")
     idle_spool.stop()
     folder = idle_spool.home.data / FOLDER
-    (folder / "index-1.sqlite").unlink()
+    (folder / "index-2.sqlite").unlink()
     # A `gallery rebuild` that was stopped by Ctrl-Z.
     with ExitStack() as held:
         if holds == "the index":
             Gallery(folder, writing=True).add()
-            base = held.enter_context(closing(sqlite3.connect(folder / "index-1.sqlite")))
+            base = held.enter_context(closing(sqlite3.connect(folder / "index-2.sqlite")))
             base.execute("BEGIN IMMEDIATE")
         else:
             held.enter_context(locked(folder / "rebuilding"))

@@ -123,7 +123,7 @@ def test_an_image_that_ended_three_slots_is_failed_alone_with_the_evidence(two: 
     device_of(two).by_themselves()
     status = two.end("hero")
     assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
-    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0, "reused": 0}
     for evidence in ("a, denoising: killed by SIGSEGV", "exit code 3", "the image hung"):
         assert evidence in status["message"]
 

@@ -109,13 +109,13 @@ def _bytes_of(folder: Path) -> int:
     with sqlite3.connect(folder / FILE) as base:
         base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     base.close()
-    return (folder / "index-1.sqlite").stat().st_size
+    return (folder / "index-2.sqlite").stat().st_size
 
 
 def test_a_search_never_reads_the_rows_that_it_does_not_show(gallery: Gallery) -> None:
     """What an insert or a search costs does not grow with the gallery: by SQLite's own plan."""
     gallery.add(*rows(1, 10))
-    with sqlite3.connect(gallery.folder / "index-1.sqlite") as base:
+    with sqlite3.connect(gallery.folder / "index-2.sqlite") as base:
         for query in (
             "SELECT n, row FROM picture WHERE id = 'x'",
             "SELECT coalesce(max(n) + 1, 1) FROM picture WHERE n >= 1 AND n < 5",
@@ -230,7 +230,7 @@ def test_the_segments_of_an_earlier_version_are_no_index_and_are_removed(tmp_pat
     assert Gallery(folder).missing
     assert rebuild(Gallery(folder, writing=True), tmp_path / "outbox") == 0
     assert not Gallery(folder).missing
-    assert {path.name for path in folder.iterdir()} >= {"index-1.sqlite"}
+    assert {path.name for path in folder.iterdir()} >= {"index-2.sqlite"}
     assert not (folder / "g000001").exists() and not (folder / "current").exists()
 
 
@@ -238,7 +238,7 @@ def test_an_index_of_a_later_version_is_neither_read_nor_written(
     gallery: Gallery, folder: Path
 ) -> None:
     gallery.add(*rows(1, 1))
-    later = folder / "index-2.sqlite"
+    later = folder / "index-3.sqlite"
     (folder / FILE).rename(later)
     before = later.read_bytes()
     assert Gallery(folder).missing and len(gallery) == 0

@@ -144,7 +144,7 @@ def outbox(tmp_path: Path) -> Path:
 
 def _checkpoint(folder: Path) -> Path:
     """The index with all of it in one file, which nobody has open."""
-    file = folder / "index-1.sqlite"
+    file = folder / "index-2.sqlite"
     base = sqlite3.connect(file)
     base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     base.close()

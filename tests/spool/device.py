@@ -54,6 +54,7 @@ class FlatColours:
         self.on_start: Callable[[ImageTask], None] = lambda task: None
         self.released = 0
         self.models: set[str] = set()
+        self.facts: dict[str, object] = {"device": "none"}
 
     def __call__(self, home: Home) -> Executor:
         return self
@@ -97,8 +98,7 @@ class FlatColours:
             original = image if task.keep_original else None
             if task.upscale > 1:
                 image = image.resize((size[0] * task.upscale, size[1] * task.upscale))
-            facts = {"device": "none"}
-            self.events.put(Rendered(self.slot, task, image, 0.01, facts, original=original))
+            self.events.put(Rendered(self.slot, task, image, 0.01, self.facts, original=original))
 
     def stop(self, slot: str) -> None:
         if self.task is not None:

@@ -104,7 +104,7 @@ def test_a_drop_becomes_a_picture_whichever_way_it_is_written(runner: Runner, wa
     }  # fmt: skip
     assert (folder / spec_name).read_bytes() == data
     assert status["state"] == "succeeded" and status["source"]["name"] == name
-    assert status["images"] == {"total": 1, "done": 1, "failed": 0, "skipped": 0}
+    assert status["images"] == {"total": 1, "done": 1, "failed": 0, "skipped": 0, "reused": 0}
 
 
 def test_files_appear_in_the_order_that_callers_are_promised(runner: Runner) -> None:

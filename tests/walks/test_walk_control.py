@@ -154,7 +154,7 @@ def test_absent_weights_fail_the_job_with_the_command_that_fetches_them(runner: 
     status = runner.over(runner.drop("absent", model="schnell", guidance=None))
     assert (status["state"], status["reason"]) == ("failed", "ModelMissing")
     assert "fluxdrop models pull schnell" in status["message"]
-    assert status["images"] == {"total": 1, "done": 0, "failed": 1, "skipped": 0}
+    assert status["images"] == {"total": 1, "done": 0, "failed": 1, "skipped": 0, "reused": 0}
     runner.succeeded(runner.drop("after-absent"))
 
 

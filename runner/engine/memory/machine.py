@@ -198,6 +198,13 @@ def gpus() -> list[str]:
     return list(takewhile(is_there, map(str.strip, visible.split(","))))
 
 
+def cards(drm: Path = Path("/sys/class/drm")) -> list[str]:
+    """Text that changes when the graphics cards do which this process may use; no torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    others = [_read(file).strip() for file in sorted(drm.glob("card*/device/device"))]
+    return [*_nvidia_smi("-L"), visible, *others]
+
+
 def free_ram() -> int:
     """The bytes of host memory that are free or can be freed at once, within the process limit."""
     import psutil

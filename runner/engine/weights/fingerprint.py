@@ -29,11 +29,13 @@ _MOST = 2000
 class Hashes:
     """The hashes of files, remembered in `memory`, a file that several processes may use at once.
 
-    A damaged one, or one that cannot be written, only costs time.
+    A damaged one, or one that cannot be written, only costs time. Where no large file may be read,
+    one that is not remembered raises LookupError: not `reads`.
     """
 
-    def __init__(self, memory: Path) -> None:
+    def __init__(self, memory: Path, *, reads: bool = True) -> None:
         self._memory = memory
+        self._reads = reads
         self._known: dict[str, Any] = {}
 
     def parts(self, folder: Path, left_out: str = "") -> dict[str, str]:
@@ -55,6 +57,8 @@ class Hashes:
             self._known = {**self._stored(), **self._known}
             found = {file: known or self._without_reading(file) for file, known in found.items()}
         if unknown := [file for file, known in found.items() if known is None]:
+            if not self._reads:
+                raise LookupError(unknown[0])
             with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run meanwhile
                 entries = counted(pool.map(_entry, unknown), len(unknown))
                 for file, (path, entry) in zip(unknown, entries, strict=True):

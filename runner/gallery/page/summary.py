@@ -32,17 +32,19 @@ def summarise(status: Mapping[str, Any], seconds: Iterable[object]) -> Summary:
     made = len(times)
     total = int(counts.get("total") or made)
     failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)
+    reused = int(counts.get("reused") or 0)
     left = max(0, total - made - failed - skipped)
     known = [float(time) for time in times if isinstance(time, int | float) and 0 <= time <= 1e9]
     mean_seconds = sum(known) / len(known) if known else None
     figures = [("pictures", f"{made:,} of {total:,}" if made != total else f"{made:,}")]
-    figures += [(name, f"{n:,}") for name, n in (("failed", failed), ("skipped", skipped)) if n]
+    others = (("reused", reused), ("failed", failed), ("skipped", skipped))
+    figures += [(name, f"{n:,}") for name, n in others if n]
     if final and left:
         figures.append(("not made", f"{left:,}"))
     if mean_seconds is not None:
         figures += [
             ("per picture", duration(mean_seconds)),
-            ("rendering", duration(mean_seconds * made)),
+            ("rendering", duration(mean_seconds * (made - reused))),
         ]
     began, ended = (moment(status.get(key)) for key in ("started_at", "finished_at"))
     if began and ended:

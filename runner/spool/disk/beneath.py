@@ -20,7 +20,7 @@ _BY_HANDLE = os.open in os.supports_dir_fd
 _SEPARATORS = "/\\\\" if os.name == "nt" else "/"  # as in a set of a regular expression
 _HANDLE = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ n-th operation, refuses it, or records all of them to replay a power loss.
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -14,15 +15,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from runner.clock import now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
-from runner.files import is_absent, is_folder, is_link
+from runner.files import is_absent, is_folder, is_link, read_file
 from runner.places import Places
 from runner.spool.disk import beneath
 from runner.spool.disk.platform import (
     can_sync_file_system,
+    clone_file,
     is_dead,
     pid_space,
     sync_file_system,
@@ -47,6 +49,21 @@ StrPath = str | Path
 File = tuple[StrPath, bytes]
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
+
+
+class Copied(bytes):
+    """The bytes of a file that is copied: where the file system can, they are stored once."""
+
+    source: Path
+
+    @classmethod
+    def of(cls, file: Path, sha256: str) -> Self:
+        """The bytes of a file. Raises ValueError where they have another hash; OSError."""
+        data = cls(read_file(file))
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{file.name} was changed")
+        data.source = file
+        return data
 
 
 class Disk:
@@ -135,7 +152,7 @@ class Disk:
         self.before("write", file, data=data, target=target)
         handle = beneath.create(file, self.shared)
         try:
-            left = memoryview(data)
+            left = memoryview(b"" if isinstance(data, Copied) and _cloned(data, handle) else data)
             while left:
                 left = left[os.write(handle, left) :]
             if sync:
@@ -256,6 +273,19 @@ def leaving_out(what: object, tell: Callable[[str], object]) -> Iterator[None]:
             raise
         if not is_absent(error):
             tell(f"{what} is left out: {error.strerror or error}")
+
+
+def _cloned(data: Copied, handle: int) -> bool:
+    """Whether an open new file shares these bytes with their source, which may change meanwhile."""
+    if not clone_file(data.source, handle):
+        return False
+    os.lseek(handle, 0, os.SEEK_SET)
+    with os.fdopen(handle, "rb", closefd=False) as file:
+        same = file.read(len(data) + 1) == data
+    if not same:
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+    return same
 
 
 @contextlib.contextmanager

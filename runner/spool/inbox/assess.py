@@ -431,6 +431,8 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
             realised.setdefault(key, value)
     if home.settings.preview:
         realised.setdefault("preview", True)
+    if home.settings.reuse:
+        realised.setdefault("reuse", True)
     if home.settings.window:
         realised.setdefault("window", home.settings.window)
     return realised

@@ -93,9 +93,10 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
     ledger, outbox = spool.ledger, spool.outbox
     folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
+    sidecars = outbox.sidecars(record.id)
     outputs = {
         number: output
-        for number, sidecar in outbox.sidecars(record.id).items()
+        for number, sidecar in sidecars.items()
         if number <= record.total
         and (output := output_of(sidecar, folder, known.get(number))) is not None
     }
@@ -103,7 +104,8 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
     ledger.unmade(record.seq, lost)
     for number in outputs.keys() - known.keys():
         state = state_of(folder / outputs[number]["file"])
-        ledger.made(record.seq, number, outputs[number], state, late=True)
+        reused = "reused_from" in sidecars[number]["result"]
+        ledger.made(record.seq, number, outputs[number], state, late=True, reused=reused)
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     counted |= {f"{record.id}-{number:04d}{ORIGINAL}" for number in outputs}
     kept = []

@@ -217,14 +217,15 @@ class Ledger(Queries):
 
     def made(
         self, seq: int, number: int, output: Mapping[str, Any],
-        state: tuple[int, int] | None = None, *, late: bool = False,
+        state: tuple[int, int] | None = None, *, late: bool = False, reused: bool = False,
     ) -> None:  # fmt: skip
         """Count an image that was saved; of a job that is over only if its files are there: `late`.
 
         `state` is that of its picture, see `state_of` in outbox.py. Not durable by itself: recovery
         reads the sidecars.
         """
-        self._image_over(seq, number, "done", output=json.dumps(output), state=state, late=late)
+        text = json.dumps(output)
+        self._image_over(seq, number, "done", None, None, text, state, late=late, reused=reused)
 
     def image_failed(self, seq: int, number: int, reason: str, message: str) -> None:
         """Count an image that cannot be made; a late answer changes nothing."""
@@ -449,15 +450,15 @@ class Ledger(Queries):
     def _image_over(
         self, seq: int, number: int, outcome: str, reason: str | None = None,
         message: str | None = None, output: str | None = None,
-        state: tuple[int, int] | None = None, *, late: bool = False,
+        state: tuple[int, int] | None = None, *, late: bool = False, reused: bool = False,
     ) -> None:  # fmt: skip
         query = "SELECT 1 FROM job WHERE seq = ? AND finished_at IS NOT NULL"
         with self.transaction(durable=False):
             if self._row(query, seq) and not late:
                 return
             self._run(
-                "INSERT OR IGNORE INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                seq, number, outcome, reason, message, output, *(state or (None, None)),
+                "INSERT OR IGNORE INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                seq, number, outcome, reason, message, output, *(state or (None, None)), reused,
             )  # fmt: skip
             for table in ("in_flight", "loss"):
                 self._run(f"DELETE FROM {table} WHERE seq = ? AND number = ?", seq, number)

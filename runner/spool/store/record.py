@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.holds import UNWRITABLE, WAITING_FOR_INPUT, Hold, outside_hours
 from runner.job import FINAL_STATES, State
+from runner.wire import Counts
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Record:
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    reused: int = 0
     attempt: int = 0
     version: int = 1
     shown: int = 0
@@ -128,7 +130,7 @@ def record_of_row(row: sqlite3.Row) -> Record:
 
 def counts_of(record: Record) -> dict[str, int]:
     """The images of a job by how they are over, as a status has them."""
-    return {name: getattr(record, name) for name in ("total", "done", "failed", "skipped")}
+    return {name: getattr(record, name) for name in Counts.__annotations__}
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from runner.spool.store import migrations
 from runner.spool.store.database import is_damaged
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.migrations import LATEST
-from tests.spool.conftest import Spool
+from tests.spool.conftest import SPEC, Spool
 
 HOMES = Path(__file__).parent / "homes"
 NAMES = sorted(file.parent.parent.name for file in HOMES.glob("*/data/*.sqlite"))
@@ -124,6 +125,22 @@ def test_a_home_of_the_fourth_schema_goes_on_and_forgets_what_is_gone_when_it_is
     assert {record.id for record in daemon.ledger.latest(9)} == {"done", "stays", "cut", "next"}
     receipts = {file.name.removesuffix(".yaml.json") for file in spool.home.drops.iterdir()}
     assert receipts == {"done", "stays", "cut", "next"}
+
+
+def test_a_home_of_the_sixth_schema_goes_on_and_its_pictures_are_found_again(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("counted")
+    before = (spool.home.job("done") / "status.json").read_bytes()
+    spool.start()
+    counted = [each["images"] for each in spool.over("cut", "next")]
+    assert [(each["done"], each["reused"]) for each in counted] == [(2, 0), (1, 0)]
+    assert spool.device.started == [("cut", 2), ("next", 1)]
+    assert (spool.home.job("done") / "status.json").read_bytes() == before
+    spool.drop("again.yaml", SPEC.replace("seed: 7", "seed: 1") + "reuse: true\n")
+    assert spool.end("again")["images"]["reused"] == 1
+    told = json.loads((spool.home.job("again") / "again-0001.json").read_bytes())
+    assert told["result"]["reused_from"] == {"job": "cut", "file": "cut-0001.png"}
 
 
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
