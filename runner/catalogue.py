@@ -32,11 +32,18 @@ class RegistryCatalogue:
         self._models = models = models_of(settings)
         self._upscaler = upscaler_of(settings)
         defaults = settings.models
-        is_here = partial(_is_here, models, data)
-        self.default_model = partial(registry.default_model, defaults=defaults, is_here=is_here)
+        self._is_here = partial(_is_here, models, data)
+        self.default_model = partial(
+            registry.default_model, defaults=defaults, is_here=self._is_here
+        )
         self.problems = partial(registry.problems, models=models, defaults=defaults)
         self.warnings = partial(registry.warnings, models=models, defaults=defaults)
         self.task = partial(registry.realise, models=models, defaults=defaults)
+
+    def here(self, kind: str) -> list[str]:
+        """The models of a kind that are on this machine."""
+        served = (name for name, model in self._models.items() if kind in model.serves)
+        return [name for name in served if self._is_here(name)]
 
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
         """A model's defaults for a kind, under the names of spec fields; empty if it is unknown.

@@ -28,6 +28,7 @@ from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import (
     CLEAN_NAME,
+    KEEP_SUFFIX,
     Names,
     file_key,
     holds_no_id,
@@ -291,6 +292,11 @@ def wait_until_over(
 def cancel(home: Home, job_id: str) -> str:
     """Ask for a job to be cancelled; returns the name of the control file."""
     return _control(home, f"{job_id}.cancel")
+
+
+def keep(home: Home, job_id: str) -> str:
+    """Ask for a job to be kept by `clean`, once it is over; the name of the drop."""
+    return _control(home, f"{job_id}{KEEP_SUFFIX}")
 
 
 def retry(home: Home, job_id: str) -> str:

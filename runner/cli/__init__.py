@@ -26,7 +26,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "init": ("init",),
     "submit": ("submit", "check"),
     "status": ("status", "watch"),
-    "control": ("cancel", "retry", "pause", "resume"),
+    "control": ("cancel", "retry", "keep", "pause", "resume"),
     "compose": ("compose", "audit"),
     "gallery": ("gallery",),
     "verify": ("verify",),

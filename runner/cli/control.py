@@ -1,4 +1,4 @@
-"""`cancel`, `retry`, `pause` and `resume`: write control files into the inbox."""
+"""`cancel`, `retry`, `keep`, `pause` and `resume`: write control files into the inbox."""
 
 import argparse
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     cancel.add_argument("ids", nargs="+", metavar="ID")
     retry = add_verb(verbs, shared, "retry", run_retry, "run a finished job again")
     retry.add_argument("id", metavar="ID")
+    keep = add_verb(verbs, shared, "keep", run_keep, "have `clean` never remove jobs")
+    keep.add_argument("ids", nargs="+", metavar="ID")
     add_verb(verbs, shared, "pause", run_hold, "let no further image start")
     add_verb(verbs, shared, "resume", run_hold, "let images start again")
 
@@ -73,6 +75,23 @@ def run_retry(options: argparse.Namespace) -> int:
     jobs = [receipt["job"]] if receipt and not refused else []
     print_answer(options, {"jobs": jobs}, *jobs)
     return 1 if refused else 0
+
+
+def run_keep(options: argparse.Namespace) -> int:
+    """Ask for jobs to be kept; one that is not over yet is kept when it is."""
+    home = find_home(options.home)
+    unknown = [each for each in options.ids if client.status(home, each)["state"] == "unknown"]
+    if unknown:
+        raise UsageProblem(f"no job is named {', '.join(unknown)}: `fluxdrop status` lists them")
+    drops = [client.keep(home, job_id) for job_id in options.ids]
+    running = client.runner_health(home) is not None
+    for drop in drops if running else ():
+        client.wait_until_obeyed(home, drop, _OBEYED_SECONDS)
+    lines = [f"{job_id}: kept, whatever `clean` removes" for job_id in options.ids]
+    print_answer(options, {"jobs": options.ids}, *lines)
+    if not running and not options.json:
+        print_message("no runner is running: it will be obeyed when one starts")
+    return 0
 
 
 def run_hold(options: argparse.Namespace) -> int:

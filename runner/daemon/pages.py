@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.clock import monotonic
+from runner.daemon.results import Results
 from runner.errors import Stopped
 from runner.files import is_folder
 from runner.gallery.page.layout import Shot, shots_of
@@ -50,6 +51,7 @@ class Pages:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._disk, self._faults = spool.disk, spool.faults
+        self._results = Results(spool.ledger, spool.outbox)
         self._gallery = Gallery(self._folder, writing=True, patience=_PATIENCE)
         self._threads, self._places = spool.home.threads, spool.home.places
         self._making: threading.Thread | None = None
@@ -113,7 +115,10 @@ class Pages:
             log.warning("no gallery row for %s: %s", [row["id"] for row in rows], error)
 
     def of_job(self, record: Record, status: Status) -> tuple[Mapping[str, str], str | None]:
-        """A job's contact sheet by file name, but for pages that stand; or none and a warning."""
+        """A job's contact sheet by file name, but for pages that stand, and its results.
+
+        Or none, and a warning.
+        """
         began = monotonic()
         closed = self._pages_written.get(record.seq, Closed())
 
@@ -126,7 +131,7 @@ class Pages:
         try:
             over = self._ledger.images(record.seq, closed.starts[-1])
             pages, self._pages_made[record.seq] = pages_of(status, [*over], shots, closed)
-            return pages, None
+            return {**pages, **self._results.of_job(record)}, None
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
             return {}, NO_PAGE.format(type(error).__name__)
@@ -151,6 +156,7 @@ class Pages:
         """Drop what is kept for a job; it is over."""
         for kept in (self._due, self._pages_made, self._pages_written):
             kept.pop(record.seq, None)
+        self._results.forget(record.seq)
 
     def tend(self, *, at_once: bool = False) -> None:
         """Complete the gallery; write the page of the newest jobs if it is due, or `at_once`."""

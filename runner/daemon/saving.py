@@ -25,13 +25,13 @@ from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
 from runner.spool.disk.disk import concerns_all
+from runner.spool.store.names import PICTURE_SUFFIXES
 from runner.spool.store.outbox import ORIGINAL, SavedImage, output_entry, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 # Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
 _LARGE_PIXELS = 256 * 256
 _MOST_ENCODERS = 4
@@ -134,7 +134,7 @@ def _encoded(image: FinishedImage) -> SavedImage:
     task, realised = image.rendered.task, image.realised
     stem = f"{image.record.id}-{task.index:04d}"
     kind = realised.get("format", "png")
-    suffix = _SUFFIXES[kind]
+    suffix = PICTURE_SUFFIXES[kind]
     sidecar = sidecar_of(image, f"{stem}{suffix}")
     picture = encode(
         image.rendered.image,

@@ -11,6 +11,7 @@ and sidecar give the same bytes. A file cannot contain its own hash, so that is 
 
 import io
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,7 @@ Level = Literal["full", "minimal", "none"]
 
 CHUNK = "fluxdrop"
 _EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
+_BYTE, _UNDEFINED = 1, 7
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 _INVOKEAI = ("invokeai_metadata", "invokeai_graph", "invokeai_workflow")
 _GRAPHS = {"workflow": "ComfyUI", "prompt": "ComfyUI"} | dict.fromkeys(_INVOKEAI, "InvokeAI")
@@ -135,7 +137,12 @@ def _exif_options(sidecar: Mapping[str, Any], level: Level, limit: int | None) -
     exif = Exif()
     exif[_SOFTWARE] = made_with(mapping(sidecar.get("result")))
     exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + comment
-    return {"exif": exif.tobytes(), "xmp": _packet_within(sidecar, limit)}
+    data = exif.tobytes()
+    entry = struct.pack(">HHI", _USER_COMMENT, _BYTE, len(_UNICODE + comment))
+    place = data.index(entry) + 2
+    # Pillow writes BYTE, which piexif and readers of Forge's settings do not take for text.
+    data = data[:place] + struct.pack(">H", _UNDEFINED) + data[place + 2 :]
+    return {"exif": data, "xmp": _packet_within(sidecar, limit)}
 
 
 def _packet_within(sidecar: Mapping[str, Any], limit: int | None) -> bytes:
@@ -146,7 +153,7 @@ def _packet_within(sidecar: Mapping[str, Any], limit: int | None) -> bytes:
         packet = xmp.packet(sidecar, full=True, spec=json.dumps(spec, separators=(",", ":")))
         if limit is None or len(packet) <= limit:
             return packet
-    return xmp.packet(sidecar, full=True)
+    return xmp.packet({**sidecar, "tags": ()}, full=True)
 
 
 def _texts(data: bytes, name: str) -> dict[str, str]:

@@ -56,9 +56,13 @@ def search(
     if size is not None:
         exact.append(facet("size", _size(size)))
     beginnings: list[str] = []
+    found = False
     for quoted, unquoted in _PART.findall(text):
         exact += words(quoted)
         beginnings += words(unquoted)
+        found |= bool(words(quoted + unquoted))
+    if text.strip() and not found:
+        return {"total": 0, "rows": []}  # signs that are in no word
     asked = [f'"{term}"' for term in exact] + [f'"{word}"*' for word in beginnings]
     start, end = _when(since, last=False), _when(until, last=True)
     match = " ".join(dict.fromkeys(asked))

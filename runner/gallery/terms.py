@@ -1,6 +1,7 @@
 """The index terms of a row: the words of its prompt, and its facets (`model tiny`, `seed 7`).
 
-Case is folded in words and facets; in scripts without spaces between words each letter is a word.
+Case is folded in words and facets, and words lose their accents. In scripts without spaces between
+words each letter is a word.
 """
 
 import re
@@ -13,11 +14,14 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _WORD = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]|[^\W_{_UNSPACED}\U00020000-\U0003ffff]+")
 # Of private use, and so in no word.
 _FACET = "\ue000"
+# Of Latin, Greek and Cyrillic letters; other scripts' marks make other letters.
+_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order, normalised and case-folded: Käse and KÄSE are equal."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    """The words of a text in order, without case and accents: Käse, KÄSE and kase are equal."""
+    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return _WORD.findall(unicodedata.normalize("NFKC", plain).casefold())
 
 
 def facet(name: str, value: object) -> str:

@@ -49,6 +49,9 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
             ("fluxdrop:spec", spec),
         ]
     lines = [f"<{name}>{_text(value)}</{name}>\n" for name, value in fields if value]
+    if full and (tags := sidecar.get("tags")):
+        items = "".join(f"<rdf:li>{_text(str(tag))}</rdf:li>" for tag in tags)
+        lines.append(f"<dc:subject><rdf:Bag>{items}</rdf:Bag></dc:subject>\n")
     if full and prompt:
         lines.append(
             '<dc:description><rdf:Alt><rdf:li xml:lang="x-default">'

@@ -1,9 +1,10 @@
 """The argument schemas of the tools, derived from the schemas of the kinds, and their validation.
 
-A tool's fields are the fields of its kind's spec, with the same bounds. Left out are the fields
-that only spec files have (`kind`, `schema`, `result`) and annotations that no model needs; images
-may also be data URIs. Rules between fields stay in the spec's schema and are described in words:
-many hosts refuse `allOf` at the top of a tool's schema.
+A tool takes the fields of its kind's spec, without the ones that only files have (`kind`, `schema`,
+`result`). Its schema has those that are often needed, in few words, for a model reads all of it
+before its first call; the others are named in its description. What it refuses a spec's schema
+refuses too, and that one has the last word: images may also be data URIs, and many hosts refuse
+`allOf` at the top of a tool's schema.
 """
 
 from collections.abc import Mapping
@@ -19,69 +20,89 @@ MOST_DATA_BYTES = 3_000_000
 FILE_ONLY_FIELDS = ("kind", "schema", "$schema", "result")
 """Fields of a spec file that no tool takes."""
 
-_LONGEST_DATA_URI = MOST_DATA_BYTES * 4 // 3 + 200
 _FIRST_FIELDS = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
-_NOT_FOR_MODELS = frozenset({"errorMessage", "examples", "title", "$id", "$schema"})
-_DESCRIBED_DEPTH = 2
-"""How deep descriptions are kept: a field's own, and those of its parts."""
-
-_IMAGE = (
-    "Given as one of: a path in the inbox, the home or an allowed folder (`cat.png`); one that"
-    " fluxdrop made (`<job>/<file>`, the `file` of a search result, or flux://jobs/<job>/images/<n>;"
-    " a picture that a submitted job will still make is waited for); or a data URI of at most 3 MB"
-    " (`data:image/png;base64,…`)."
+_IN_A_SENTENCE = (
+    *(
+        "prompt",
+        "negative_prompt",
+        "mask",
+        "invert_mask",
+        "whole",
+        "control",
+        "strength",
+        "upscale",
+    ),
+    *("table", "reuse"),
 )
-_DRY_RUN = (
-    "true: submit nothing; say what would run: the spec, the final prompts with their audit, and"
-    " the number of images."
-)
-_ID = (
-    "The job's id and the name of its folder; leave it out and a free one is chosen. The same call"
-    " with the same id again runs nothing and answers with the first job, so a call can be repeated"
-    " safely."
-)
+"""The fields that are explained by the first sentence of their description."""
+_IN_SHORT = {
+    "image": "A path in the inbox, the home or an allowed folder; `<job>/<file>` that a job has"
+    " made or will make; or a data URI of at most 3 MB.",
+    "id": "Else a free one is chosen. The same call again with the same id runs nothing.",
+    "model": "One of flux://models, else the default.",
+    "seeds": "Instead of `seed` and `count`: [1, 2, 3] or {start, count}.",
+    "matrix": 'Every combination of lists, as in {"prompt": ["a cat", "a dog"], "steps": [4, 8]}.',
+    "compose": 'A prompt for each subject and variable of a pack: {pack, subjects: "all" or a list,'
+    " variables: the same}; see flux://packs.",
+    "loras": "[{path, weight}] or [{repo, file, weight}].",
+    "outpaint": "Pixels to add: {left, top, right, bottom}, each a multiple of 16.",
+    "width": "A multiple of 16, to 4096.",
+    "height": "The same.",
+    "steps": "",
+    "guidance": "",
+    "seed": "",
+    "count": "Pictures of each prompt, each with the next seed.",
+    "format": "",
+}
+_FORMS = {
+    "priority": "-100 to 100, higher first",
+    "window": '"23:00-07:00"',
+    "quality": "1 to 100",
+    "tags": "a list",
+    "keep_original": "true",
+}
+_LISTED = " Several as a list, each may be {path, weight}."
+_DRY_RUN = "Submit nothing; say what would run, with the final prompts."
 
 
 def of_kind(kind: str) -> dict[str, Any]:
     """The schema of the arguments of the tool that makes pictures of this kind."""
-    spec = schemas.bundle(kind)
-    fields = {
-        name: part for name, part in spec["properties"].items() if name not in FILE_ONLY_FIELDS
-    }
-    order = dict.fromkeys([*(name for name in _FIRST_FIELDS if name in fields), *fields])
-    # What the parts of a matrix are is said by their names.
-    properties = {name: _for_models(fields[name], 1 + (name == "matrix")) for name in order}
-    properties["id"]["description"] = _ID
-    for name, form in (("image", _IMAGE), ("mask", "Given like `image`.")):
-        if name in properties:
-            properties[name]["description"] = f"{fields[name]['description']} {form}"
-    properties["dry_run"] = {"description": _DRY_RUN, "type": "boolean", "default": False}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": [name for name in spec["required"] if name != "kind"],
-        "patternProperties": spec["patternProperties"],
-        "additionalProperties": False,
-    }
+    fields = _fields(kind)
+    named = [name for name in fields if name in _IN_SHORT or name in _IN_A_SENTENCE]
+    order = dict.fromkeys([*(name for name in _FIRST_FIELDS if name in named), *named])
+    properties = {name: {**_form(fields[name]), **_words(name, fields[name])} for name in order}
+    properties["dry_run"] = {"type": "boolean", "description": _DRY_RUN}
+    required = [name for name in schemas.bundle(kind)["required"] if name != "kind"]
+    return {"type": "object", "properties": properties, "required": required}
 
 
-def _for_models(part: Any, depth: int) -> Any:
-    """A part of a spec's schema without what no model needs; a path may also be a data URI."""
-    if isinstance(part, list):
-        return [_for_models(item, depth) for item in part]
-    if not isinstance(part, dict):
-        return part
-    path = schemas.load("common")["$defs"]["path"]
-    if all(part.get(key) == path[key] for key in ("type", "maxLength", "pattern")):
-        return {"type": "string", "minLength": 1, "maxLength": _LONGEST_DATA_URI}
-    kept: dict[str, Any] = {}
-    for key, value in part.items():
-        if key == "properties":
-            kept[key] = {name: _for_models(child, depth + 1) for name, child in value.items()}
-        elif key in ("items", "anyOf", "allOf", "oneOf", "not", "additionalProperties"):
-            kept[key] = _for_models(value, _DESCRIBED_DEPTH + 1)
-        elif key not in _NOT_FOR_MODELS and (key != "description" or depth <= _DESCRIBED_DEPTH):
-            kept[key] = value
+def rarely_needed(kind: str) -> list[str]:
+    """The further fields that the tool of this kind takes, which its schema has not."""
+    names = [name for name in _fields(kind) if name not in (*_IN_SHORT, *_IN_A_SENTENCE)]
+    return [f"{name} ({_FORMS[name]})" if name in _FORMS else name for name in names]
+
+
+def _fields(kind: str) -> dict[str, Any]:
+    spec = schemas.bundle(kind)["properties"]
+    return {name: part for name, part in spec.items() if name not in FILE_ONLY_FIELDS}
+
+
+def _words(name: str, part: Mapping[str, Any]) -> dict[str, str]:
+    words = _IN_SHORT.get(name)
+    if words is None:
+        words = part["description"].partition(". ")[0].rstrip(".") + "."
+    elif name == "image" and "anyOf" in part:
+        words += _LISTED
+    return {"description": words} if words else {}
+
+
+def _form(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of a part; its bounds are its words' and the spec's."""
+    kept: dict[str, Any] = {name: part[name] for name in ("type", "enum", "const") if name in part}
+    if "anyOf" in part:
+        kept["anyOf"] = [_form(branch) for branch in part["anyOf"]]
+    if isinstance(part.get("items"), Mapping):
+        kept["items"] = _form(part["items"])
     return kept
 
 

@@ -95,6 +95,8 @@ class Inputs:
         return name
 
     def _named(self, text: str, path: str) -> str:
+        if text[:8].lower().startswith(("http://", "https://")):
+            raise InputBad("URLs are never fetched: save the picture, and give its path")
         found = _PICTURE.fullmatch(text)
         if found:
             file = file_of(self.home, found[1], int(found[2]))
@@ -115,9 +117,10 @@ class Inputs:
     def _will_be_made(self, name: str) -> bool:
         """Whether an unfinished job may still make this picture; one that is over must have it."""
         maker = maker_of(name)
-        state = client.status(self.home, maker)["state"] if maker else "unknown"
-        if state == "unknown":
+        if maker is None or (state := client.status(self.home, maker)["state"]) == "unknown":
             return False
+        if not re.fullmatch(rf"{re.escape(maker)}-\d{{4,}}[.]\w+", name.rpartition("/")[2]):
+            raise InputBad(f"the pictures of job {maker} are named {maker}-0001.png, …")
         if state in FINAL_STATES:
             raise InputBad(f"job {maker} is {state} and has no picture {name.rpartition('/')[2]!r}")
         return True

@@ -13,11 +13,12 @@ import anyio
 from anyio.to_thread import run_sync
 
 from runner import client
+from runner.files import is_there
 from runner.job import FINAL_STATES
 from runner.mcp_server import pictures
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.store.names import is_safe_id
+from runner.spool.store.names import CANCEL_SUFFIX, is_safe_id
 from specs import schemas
 
 MOST_WAIT_SECONDS = 50
@@ -28,7 +29,7 @@ JOB_ID: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": 200,
-    "description": "The id that a submission answered with, or the name of any folder in outbox/.",
+    "description": "From a submission, or the name of a folder in outbox/.",
 }
 GET: dict[str, Any] = {
     "type": "object",
@@ -39,21 +40,20 @@ GET: dict[str, Any] = {
             "minimum": 0,
             "maximum": MOST_WAIT_SECONDS,
             "default": 0,
-            "description": "Answer when the job is over, or after so many seconds; progress is"
-            " reported meanwhile. 0 answers at once.",
+            "description": "Answer when the job is over, or after so many seconds.",
         },
         "pictures": {
             "enum": ["none", "thumbnail", "full"],
             "default": "thumbnail",
-            "description": "How to show finished pictures, at most 4: not at all, at most 256"
-            " pixels wide (cheap), or as they are.",
+            "description": "How to show finished pictures, at most 4: not at all, 256 pixels wide,"
+            " or as large as one answer may carry.",
         },
         "offset": {
             "type": "integer",
             "minimum": 0,
             "maximum": 10_000,
             "default": 0,
-            "description": "How many pictures to pass over: next_offset of the answer before.",
+            "description": "How many pictures to skip: next_offset of the answer before.",
         },
     },
     "required": ["job_id"],
@@ -145,12 +145,16 @@ def _result(
     }
     if status["state"] not in FINAL_STATES:
         result["runner"] = attendance.look() if _may_change(status) else attendance.peek()
-    result["next"] = _next_step(result)
-    form = str(arguments.get("pictures", "thumbnail"))
-    return result, pictures.contents(home, job_id, rows, form)
+    result["next"] = _next_step(home, result)
+    content, smaller = pictures.contents(
+        home, job_id, rows, str(arguments.get("pictures", "thumbnail"))
+    )
+    if smaller:
+        result["pictures"] = smaller
+    return result, content
 
 
-def _next_step(result: Mapping[str, Any]) -> str:
+def _next_step(home: Home, result: Mapping[str, Any]) -> str:
     state = result["state"]
     if state == "unknown":
         return (
@@ -159,9 +163,19 @@ def _next_step(result: Mapping[str, Any]) -> str:
         )
     if state == "rejected":
         return "mend what `errors` says, and submit again"
+    if more := result["next_offset"]:
+        return f"call flux_get_job with offset {more} for more pictures"
+    if state == "failed":
+        return (
+            f"say what `errors` says ({result.get('reason')}: {result.get('message')}); when that"
+            " is mended, submit the same again under another id"
+        )
+    if state == "cancelled":
+        return "it was cancelled: submit the same again under another id to have it made"
     if state in FINAL_STATES:
-        more = result["next_offset"]
-        return f"more pictures: offset {more}" if more else "nothing: the job is over"
+        return "show `outputs` to the user; each `path` can be the image of another call"
+    if is_there(home.inbox / f"{result['id']}{CANCEL_SUFFIX}"):
+        return "it is asked to stop: nothing more will be made of it, and a runner ends it"
     if not result["runner"]["running"]:
         return str(result["runner"]["message"])
     return f"call flux_get_job again, with wait_seconds {MOST_WAIT_SECONDS}"

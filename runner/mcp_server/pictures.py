@@ -5,6 +5,7 @@ outside the job's folder is ever read; an id that is not a plain name has no pic
 """
 
 import base64
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ from runner.wire import Output, read_json
 PAGE = 4
 """The number of pictures in one result, few enough for a model and for one message."""
 
-_MOST_BYTES = 5_000_000
+BUDGET = 900_000
+"""The most characters that the pictures of one result take: hosts cut at about a million."""
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
@@ -67,16 +69,18 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
 
 def contents(
     home: Home, job_id: str, rows: list[dict[str, Any]], form: str
-) -> list[ImageContent | ResourceLink]:
-    """The pictures of a page, each as an image and as a link.
+) -> tuple[list[ImageContent | ResourceLink], str]:
+    """The pictures of a page, each as an image and as a link, and which of them are made smaller.
 
-    `form` is `thumbnail`, `full`, or `none` for links only.
+    `form` is `thumbnail`, `full`, or `none` for links only. Images share the budget of a result.
     """
     content: list[ImageContent | ResourceLink] = []
+    smaller: list[str] = []
     for row in rows:
-        image = _image(home, job_id, row, form)
+        image = _image(home, job_id, row, form, BUDGET // len(rows))
         if image is not None:
-            content.append(image)
+            content.append(image[0])
+            smaller += image[1:]
         description = f"{row.get('width')}x{row.get('height')}, seed {row.get('seed')}"
         content.append(
             ResourceLink(
@@ -84,7 +88,8 @@ def contents(
                 description=description, size=_size(home, job_id, row["file"]),
             )
         )  # fmt: skip
-    return content
+    told = f"shown smaller, to fit one answer: {', '.join(smaller)}; `path` has the whole file"
+    return content, told if smaller else ""
 
 
 def read(home: Home, job_id: str, file: str, most: int = MAX_FILE_BYTES) -> bytes | None:
@@ -102,15 +107,40 @@ def read(home: Home, job_id: str, file: str, most: int = MAX_FILE_BYTES) -> byte
         return None
 
 
-def _image(home: Home, job_id: str, row: Mapping[str, Any], form: str) -> ImageContent | None:
-    file = {"full": row["file"], "thumbnail": row.get("thumbnail")}.get(form)
-    # No host accepts a larger image; the link is enough then.
-    data = read(home, job_id, file, _MOST_BYTES) if file else None
-    if data is None and form == "thumbnail":
-        data, file = read(home, job_id, row["file"], _MOST_BYTES), row["file"]
-    if data is None or file is None:
+def _image(
+    home: Home, job_id: str, row: Mapping[str, Any], form: str, budget: int
+) -> tuple[ImageContent] | tuple[ImageContent, str] | None:
+    """A picture in at most `budget` characters, and what it is told as if it is made smaller."""
+    names = {"full": [row["file"]], "thumbnail": [row.get("thumbnail"), row["file"]]}
+    for file in filter(None, names.get(form, ())):
+        if (data := read(home, job_id, file)) is not None:
+            most = budget * 3 // 4
+            if len(data) <= most:
+                return (_content(data, type_of(file)),)
+            if made := _smaller(data, most):
+                return _content(made[0], "image/webp"), f"{row['file']} ({made[1]})"
+    return None
+
+
+def _content(data: bytes, media_type: str) -> ImageContent:
+    return ImageContent(data=base64.b64encode(data).decode(), mime_type=media_type)
+
+
+def _smaller(data: bytes, most: int) -> tuple[bytes, str] | None:
+    """A picture as WebP of at most `most` bytes, and its size; None for what is no picture."""
+    from runner.errors import InputBad
+    from runner.pictures import decoded
+
+    try:
+        picture = decoded(data).convert("RGB")
+    except InputBad:
         return None
-    return ImageContent(data=base64.b64encode(data).decode(), mime_type=type_of(file))
+    while True:
+        stream = io.BytesIO()
+        picture.save(stream, "webp", quality=85)
+        if stream.tell() <= most:
+            return stream.getvalue(), f"{picture.width}x{picture.height}"
+        picture = picture.resize((max(picture.width * 3 // 4, 1), max(picture.height * 3 // 4, 1)))
 
 
 def _size(home: Home, job_id: str, file: str) -> int | None:

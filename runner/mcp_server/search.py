@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runner.gallery.store import Gallery
 
 _DEFAULT_LIMIT, _MOST = 20, 100
-_FACET: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 200}
+_FACET: dict[str, Any] = {"type": "string", "minLength": 1}
 
 
 def arguments() -> dict[str, Any]:
@@ -27,20 +27,21 @@ def arguments() -> dict[str, Any]:
             "text": {
                 "type": "string",
                 "maxLength": 2000,
-                "description": "Words of the prompt, in any order; each may be the beginning of a"
-                ' word. A word in double quotes must be whole ("red").',
+                "description": "Words of the prompt or beginnings of them; one in double quotes is"
+                " a whole word.",
             },
-            "kind": {"enum": list(schemas.kinds()), "description": "What made it."},
-            "model": {**_FACET, "description": "The model's name (flux://models)."},
-            "pack": {**_FACET, "description": "The prompt pack's id (flux://packs)."},
-            "tag": {**_FACET, "description": "One of the job's tags."},
+            "kind": {"enum": list(schemas.kinds())},
+            "model": _FACET,
+            "pack": _FACET,
+            "tag": _FACET,
             "seed": {"type": "integer", "minimum": 0, "maximum": 4294967295},
             "since": {
                 "type": "string",
                 "maxLength": 60,
-                "description": "Made at this time or later: 2026-11-23, 2026-11-23T08:00, or an age"
-                " such as 30m, 12h, 2d, 1w.",
+                "description": "2026-11-23, 2026-11-23T08:00, or an age such as 30m, 12h, 2d, 1w.",
             },
+            "until": {"type": "string", "maxLength": 60, "description": "Like `since`."},
+            "size": {"type": "string", "maxLength": 20, "description": "As 1024x768."},
             "limit": {"type": "integer", "minimum": 1, "maximum": _MOST, "default": _DEFAULT_LIMIT},
             "offset": {"type": "integer", "minimum": 0, "maximum": 10_000_000, "default": 0},
         },

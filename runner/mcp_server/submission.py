@@ -7,6 +7,7 @@ so that no prompt can be read as another field.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import unicodedata
@@ -23,11 +24,12 @@ from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
+from runner.spool.store.names import PICTURE_SUFFIXES, is_conflict_copy, is_safe_id, key_of
 from specs import schemas
 from specs.errors import SpecInvalid
 
 if TYPE_CHECKING:
+    from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import Assessment
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -70,21 +72,33 @@ def submit(
     catalogue = RegistryCatalogue(home.settings, home.data)
     assessment = assess(data, f"{job_id}.yaml", home, catalogue, weights=True)
     problems += map(str, assessment.problems)
+    if any(problem.path == "model" for problem in assessment.problems):
+        problems.append(f"model: on this machine are {_here(catalogue, kind)}")
     if problems:
         raise refusal(problems, "Nothing was submitted")
+    answer = {
+        "model": assessment.realised.get("model"),
+        "image_count": assessment.total,
+        "warnings": [*assessment.warnings, *assessment.absent],
+    }
+    lacks = _lacks(catalogue, kind, assessment)
     if dry_run:
         if not has_id:
             spec.pop("id")  # the call that submits the spec gets another one
         return {
             "job_id": None,
             "state": "dry_run",
-            "image_count": assessment.total,
+            **answer,
             "status_file": None,
-            "runner": attendance.peek(),
-            "warnings": [*assessment.warnings, *assessment.absent],
             "dry_run": _dry_run(home, spec, assessment),
-            "next": "nothing was submitted; call again without dry_run to submit it",
+            "next": f"{lacks}nothing was submitted; call again without dry_run to submit it",
         }
+    if assessment.base_seed is not None and not assessment.composed and "matrix" not in spec:
+        # By its id, so that a call that is repeated writes the same spec. Elsewhere a seed would
+        # be that of each prompt and combination.
+        seed = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4]) // 2
+        data = to_yaml({**spec, "seed": seed})
+        answer["seed"] = seed
     if not _was_submitted(home, job_id, data):
         sweep(home, job_id)
         # Before the spec: a runner that takes it finds its images.
@@ -96,6 +110,7 @@ def submit(
         if not put and not _has_spec(home, job_id, data):
             raise _in_use(job_id)
     status = client.status(home, job_id)
+    suffix = PICTURE_SUFFIXES[assessment.realised.get("format", "png")]
     runner = attendance.look()
     advice = f"call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it is over"
     if not runner["running"]:
@@ -103,12 +118,26 @@ def submit(
     return {
         "job_id": job_id,
         "state": "submitted" if status["state"] == "unknown" else status["state"],
-        "image_count": assessment.total,
+        **answer,
+        "first_picture": f"{job_id}/{job_id}-0001{suffix}",
         "status_file": str(home.job(job_id) / "status.json"),
         "runner": runner,
-        "warnings": [*assessment.warnings, *assessment.absent],
-        "next": advice,
+        "next": lacks + advice,
     }
+
+
+def _lacks(catalogue: RegistryCatalogue, kind: str, assessment: Assessment) -> str:
+    """What to do first where weights are not on this machine; empty where all are."""
+    if not assessment.absent:
+        return ""
+    return (
+        "ask the user to fetch what `warnings` names, or cancel the job and take a model that is"
+        f" on this machine ({_here(catalogue, kind)}); "
+    )
+
+
+def _here(catalogue: RegistryCatalogue, kind: str) -> str:
+    return ", ".join(catalogue.here(kind)) or f"none for {kind}"
 
 
 def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:

@@ -6,48 +6,41 @@ from mcp.types import Tool, ToolAnnotations
 
 from runner.mcp_server import arguments, jobs, output_schemas, search
 
-_BULK = (
-    " Several pictures in one job: `count` or `seeds`; `matrix` for every combination of values."
-    " Answers at once with a job_id; then call flux_get_job. Wrong arguments submit nothing, and"
-    " all that is wrong is said at once."
-)
-_PROMPT = " Needs `prompt` (or `compose`, which builds prompts from a pack; never both)."
+_BULK = " Answers at once with a job_id for flux_get_job."
+_PROMPT = " Needs `prompt`, `compose` or prompts in `matrix`."
 _MAKERS = {
     "flux_generate": (
         "text2img",
         "Make pictures from words",
         "Makes new pictures from a text prompt (text to image), or from a prompt and an `image` to"
-        " start from, as far from it as `strength` says (image to image). Use it for new pictures;"
-        " flux_edit keeps more of one." + _PROMPT + " Never both `seed` and `seeds`." + _BULK,
+        " start from, as far from it as `strength` says (image to image)." + _PROMPT + _BULK,
     ),
     "flux_edit": (
         "kontext",
         "Edit a picture with words",
-        "Changes an existing picture as an instruction says (`make the sky stormy`), and keeps the"
-        " rest. Use it for changes that words can describe and that need no mask."
-        " Needs `image`." + _PROMPT + _BULK,
+        "Changes an existing picture as an instruction says (`make the sky stormy`) and keeps the"
+        " rest, without a mask. Needs `image`." + _PROMPT + _BULK,
     ),
     "flux_fill": (
         "fill",
         "Repaint or extend a picture",
         "Repaints the white or clear part of a `mask` (inpainting), or adds pixels at the borders"
-        " with `outpaint`; exactly one of the two. Use it when only a certain area may change, or"
-        " when the canvas must grow. The prompt says what the new area shows. Needs `image`."
-        + _PROMPT
-        + _BULK,
+        " with `outpaint`; exactly one of the two. The prompt says what the new area shows. Needs"
+        " `image`." + _PROMPT + _BULK,
     ),
     "flux_variation": (
         "redux",
         "Make variations of pictures",
-        "Makes new pictures that resemble one or more given ones, or blend them. Use it for `more"
-        " like this`. Needs `image`; `prompt` is optional." + _BULK,
+        "Makes new pictures that resemble a given one (`more like this`), or blend several. Needs"
+        " `image`; `prompt` is optional." + _BULK,
     ),
     "flux_structural": (
         "control",
         "Keep a picture's structure",
         "Makes a new picture that follows the outlines (`control: canny`) or the depth"
-        " (`control: depth`) of a given one. Use it to restyle a scene and keep its layout. Needs"
-        " `image`." + _PROMPT + _BULK,
+        " (`control: depth`) of a given one: another style, the same layout. Needs `image`."
+        + _PROMPT
+        + _BULK,
     ),
 }
 INSTRUCTIONS = f"""\
@@ -60,29 +53,31 @@ fluxdrop makes pictures with FLUX on this machine, one job after another; jobs o
  rejected. It shows the pictures.
 3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
 
-Leave out what you do not need: every default fits its model. dry_run says what would run. Say what\
- should be there: of the models that ship only tiny, klein-base, klein-base-9b, flux3-klein-base,\
- dev, krea and kontext-dev take a negative_prompt. Models are in flux://models, prompt packs in\
- flux://packs.
+Leave out what you do not need: every default fits its model. Wrong arguments submit nothing, and\
+ all that is wrong is said at once; dry_run says what would run. Say what should be there: of the\
+ models that ship only tiny, klein-base, klein-base-9b, flux3-klein-base, dev, krea and kontext-dev\
+ take a negative_prompt. Models are in flux://models, prompt packs in flux://packs.
 """
+
+
+def _more(kind: str) -> str:
+    names = ", ".join(arguments.rarely_needed(kind))
+    return f" Also takes {names} and x_… (flux://schema/{kind})."
+
 
 KIND_OF = {name: kind for name, (kind, *_) in _MAKERS.items()}
 """The tools that make pictures, and the kind of spec that each writes."""
 
 _GET = (
     "Says where a job stands, waits up to 50 seconds for its end if asked, and shows finished"
-    " pictures, 4 at a time. Use it after every submission: with wait_seconds 50, again and again"
-    " until the state is succeeded, failed, cancelled or rejected. `unknown` means that no such"
-    " job is known, not that it is done."
+    " pictures, 4 at a time. Call it with wait_seconds 50, again and again, until the state is"
+    " succeeded, failed, cancelled or rejected. `unknown` means that no such job is known, not that"
+    " it is done."
 )
-_CANCEL = (
-    "Stops a job: a waiting one at once, a running one at its next step. Finished pictures are"
-    " kept. Says whether it was cancelled, was over already, or is not known. Safe to repeat."
-)
+_CANCEL = "Stops a job: a running one at its next step. Finished pictures stay. Safe to repeat."
 _SEARCH = (
-    "Finds finished pictures of all jobs by words of their prompts, kind, model, pack, tag, seed"
-    " or age, newest first, in milliseconds. Without arguments: the newest pictures. `file` of a"
-    " row can be given as an image to the other tools."
+    "Finds finished pictures of all jobs, newest first; without arguments the newest. `file` of a"
+    " row can be an image of the other tools."
 )
 
 
@@ -98,8 +93,9 @@ def tools() -> dict[str, Tool]:
     )
     listed = [
         Tool(
-            name=name, title=title, description=words, input_schema=arguments.of_kind(kind),
-            output_schema=output_schemas.SUBMITTED, annotations=adds,
+            name=name, title=title, description=words + _more(kind),
+            input_schema=arguments.of_kind(kind), output_schema=output_schemas.SUBMITTED,
+            annotations=adds,
         )
         for name, (kind, title, words) in _MAKERS.items()
     ]  # fmt: skip

@@ -64,3 +64,12 @@ def test_a_retry_that_is_refused_ends_with_1_and_says_so(
     done = here("retry", "night")
     assert (done.code, done.out) == (1, "") and "night cannot be run again" in done.err
     assert here("retry", "night", "--json").json == {"jobs": []}
+
+
+def test_a_job_is_kept_by_its_id_and_one_that_is_not_known_is_said(here: Here) -> None:
+    has_ended(here, "hero", "hero.yaml")
+    done = here("keep", "hero")
+    assert done.code == 0 and "hero: kept" in done.out
+    assert (here.home / "inbox" / "hero.keep").exists()
+    never = here("keep", "hero", "never")
+    assert never.code == 2 and "no job is named never" in never.err

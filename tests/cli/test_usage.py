@@ -427,7 +427,7 @@ def test_a_terminal_without_unicode_is_no_error(home: Path) -> None:
 def test_every_command_says_what_it_is_for() -> None:
     told = build_parser().format_help()
     for verb in ("demo", "init", "doctor", "run", "drain", "submit", "check", "status", "watch",
-                 "cancel", "retry", "pause", "resume", "models"):  # fmt: skip
+                 "cancel", "retry", "keep", "pause", "resume", "models"):  # fmt: skip
         assert f"    {verb} " in told, f"{verb} is missing"
     for code in ("0 done", "69 needs", "75 another"):
         assert code in told

@@ -98,7 +98,20 @@ def faults_of_job(
     explained = any("contact sheet" in warning for warning in status["warnings"])
     if outputs and not (folder / "index.html").is_file() and not explained:
         found.append(f"lost: {job} has no page")
+    total = status["images"]["total"]
+    if outputs and total > 1 and not explained:
+        found += [f"{fault} of {job}" for fault in _faults_of_results(folder, total)]
     return found
+
+
+def _faults_of_results(folder: Path, total: int) -> list[str]:
+    try:
+        lines = (folder / "results.jsonl").read_text("utf-8").splitlines()
+        cells = (folder / "results.csv").read_text("utf-8-sig").splitlines()
+        states = [json.loads(line)["state"] for line in lines]
+    except (OSError, ValueError) as error:
+        return [f"torn: the results ({error})"]
+    return [] if len(states) == len(cells) - 1 == total else ["wrong: the results"]
 
 
 def _sha256(file: Path) -> str:

@@ -42,6 +42,7 @@ def test_exiftool_reads_the_provenance_and_the_comment(
     assert said["XMP-iptcExt:AISystemVersionUsed"] == "0ef5fff"
     assert said["XMP-iptcExt:AIPromptInformation"] == PROMPT
     assert said["XMP-dc:Description"] == PROMPT
+    assert said["XMP-dc:Subject"] == "poster"
     assert said["XMP-xmp:CreatorTool"] == "fluxdrop 0.1.0"
     assert said["XMP-xmp:CreateDate"] == "2026:11:23 08:00:01.000Z"
     text = said["PNG:Parameters" if format == "png" else "ExifIFD:UserComment"]
@@ -77,6 +78,23 @@ def test_sd_parsers_reads_the_parameters(tmp_path: Path, format: Format, suffix:
     )
     assert (sampler.model.name, sampler.model.hash) == ("FLUX.1-dev", "58725940e3")
     assert said.metadata["Distilled CFG Scale"] == "3.5"
+
+
+@pytest.mark.parametrize(("format", "suffix"), FORMATS[1:])
+def test_piexif_and_exiv2_read_the_comment_as_text(
+    tmp_path: Path, format: Format, suffix: str
+) -> None:
+    """Seen red: Pillow gives the comment the type BYTE, and exiv2 showed bare numbers."""
+    _needed(find_spec("piexif"), "piexif (pip)")
+    _needed(shutil.which("exiv2"), "exiv2 (Debian: exiv2)")
+    piexif, helper = import_module("piexif"), import_module("piexif.helper")
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(encode(picture(), sidecar(prompt=PROMPT), format=format))
+    comment = piexif.load(str(path))["Exif"][piexif.ExifIFD.UserComment]
+    assert helper.UserComment.load(comment).startswith(PROMPT)
+    command = ["exiv2", "-K", "Exif.Photo.UserComment", "-PEyct", str(path)]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.decode()
+    assert "Undefined" in said and PROMPT in said
 
 
 def _exiftool(path: Path, data: bytes) -> dict[str, Any]:

@@ -46,6 +46,20 @@ def test_a_word_is_found_by_its_beginning_and_in_quotes_as_a_whole(four: Gallery
     assert ids(four, "ox") == []
 
 
+def test_accents_may_be_left_out_or_written(gallery: Gallery) -> None:
+    gallery.add(row_of(sidecar(1, prompt="a café")), row_of(sidecar(2, prompt="a cafe\u0301")))
+    gallery.add(row_of(sidecar(3, prompt="CAFE")))
+    for text in ("cafe", "café", "Cafe\u0301", '"café"'):
+        assert ids(gallery, text) == ["hero-0003", "hero-0002", "hero-0001"]
+
+
+@pytest.mark.parametrize("text", ["🚫", " !? ", '"☂"'])
+def test_signs_that_are_in_no_word_find_nothing_rather_than_everything(
+    four: Gallery, text: str
+) -> None:
+    assert ids(four, text) == [] and len(ids(four, f"snow {text}")) == 2
+
+
 def test_scripts_without_spaces_are_found_by_any_letter(four: Gallery) -> None:
     assert ids(four, "犬") == ["hero-0004"]
 

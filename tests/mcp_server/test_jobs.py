@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from mcp.types import ImageContent
+from PIL import Image
 
+from runner.mcp_server.pictures import BUDGET
 from tests.mcp_server.support import agent, finished, play, write_status
 from tests.spool.faulty import refused
 
@@ -26,6 +31,51 @@ def look(home: Path, **arguments: Any) -> tuple[dict[str, Any], list[Any]]:
             return result.structured_content, result.content[1:]
 
     return play(scene)
+
+
+def test_large_pictures_are_made_smaller_until_one_answer_carries_them_and_it_says_so(
+    home: Path,
+) -> None:
+    """Seen red: four pictures of 2.6 MB made an answer of 14 MB."""
+    finished(home, "hero", 4)
+    noise = io.BytesIO()
+    Image.effect_noise((1400, 1000), 90).convert("RGB").save(noise, "PNG")
+    for number in (1, 2, 3):
+        (home / "outbox" / "hero" / f"hero-000{number}.png").write_bytes(noise.getvalue())
+    result, content = look(home, job_id="hero", pictures="full")
+    images = [part for part in content if isinstance(part, ImageContent)]
+    assert len(images) == 4 and sum(len(image.data) for image in images) <= BUDGET
+    said = re.findall(r"hero-000(\d)[.]png \((\d+)x(\d+)\)", result["pictures"])
+    assert [number for number, *_ in said] == ["1", "2", "3"]
+    for (_, width, height), image in zip(said, images, strict=False):
+        shown = Image.open(io.BytesIO(base64.b64decode(image.data)))
+        assert shown.size == (int(width), int(height)) and shown.width >= 300
+
+
+@pytest.mark.parametrize(
+    ("end", "hint"),
+    [
+        ({"state": "failed", "reason": "ModelMissing", "message": "pull it"}, "ModelMissing: pull"),
+        ({"state": "cancelled"}, "under another id"),
+        ({"state": "rejected"}, "mend what `errors` says"),
+        ({"state": "succeeded"}, "show `outputs`"),
+    ],
+)
+def test_next_names_a_step_that_helps_however_a_job_ended(
+    home: Path, end: dict[str, Any], hint: str
+) -> None:
+    finished(home, "hero", 1, **end)
+    assert hint in look(home, job_id="hero")[0]["next"]
+
+
+def test_a_cancel_that_waits_for_a_runner_is_said(home: Path) -> None:
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one:
+            await one.answer("flux_generate", id="hero", prompt="x", model="tiny")
+            await one.answer("flux_cancel_job", job_id="hero")
+            return await one.answer("flux_get_job", job_id="hero")
+
+    assert "it is asked to stop" in play(scene)["next"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_a_good_call_leaves_one_spec_and_answers_with_its_job(home: Path, mode: 
     assert inbox_of(home) == [f"{job}.yaml"]
     assert spec_of(home, job) == {
         "kind": "text2img", "id": job, **GOOD, "count": 3, "tags": ["a"], "x_mine": {"k": 1},
+        "seed": answer["seed"],
     }  # fmt: skip
     assert (answer["state"], answer["image_count"]) == ("submitted", 3)
     assert answer["status_file"] == str(home / "outbox" / job / "status.json")
@@ -110,20 +111,86 @@ def test_a_prompt_is_a_prompt_whatever_yaml_would_make_of_it(home: Path) -> None
     async def scene() -> list[str]:
         async with agent(home) as one:
             calls = [{"prompt": each, "model": "tiny", "notes": each} for each in PROMPTS]
-            return [(await one.answer("flux_generate", **call))["job_id"] for call in calls]
+            return [(await one.answer("flux_generate", **call, seed=7))["job_id"] for call in calls]
 
     for prompt, job in zip(PROMPTS, play(scene), strict=True):
         assert spec_of(home, job) == {
             "kind": "text2img", "id": job, "prompt": prompt, "model": "tiny", "notes": prompt,
+            "seed": 7,
         }  # fmt: skip
 
 
 def test_null_means_left_out_as_many_hosts_send_it(home: Path) -> None:
     async def scene() -> dict[str, Any]:
         async with agent(home) as one:
-            return await one.answer("flux_generate", **GOOD, seed=None, id=None, dry_run=None)
+            return await one.answer("flux_generate", **GOOD, tags=None, id=None, dry_run=None)
 
-    assert "seed" not in spec_of(home, play(scene)["job_id"])
+    assert "tags" not in spec_of(home, play(scene)["job_id"])
+
+
+def test_the_seed_is_known_before_the_job_has_run_and_the_same_when_the_call_is_repeated(
+    home: Path,
+) -> None:
+    async def scene() -> list[dict[str, Any]]:
+        async with agent(home) as one:
+            calls = [await one.answer("flux_generate", id="hero", **GOOD) for _ in range(2)]
+            others = ({"seed": 7}, {"seeds": [1]}, {"matrix": {"steps": [1, 2]}})
+            return calls + [await one.answer("flux_generate", **GOOD, **each) for each in others]
+
+    first, again, *others = play(scene)
+    assert first["first_picture"] == "hero/hero-0001.png" and first["model"] == "tiny"
+    assert first["seed"] == again["seed"] == spec_of(home, "hero")["seed"]
+    # Each of several combinations has a seed of its own, as without an agent.
+    assert not any("seed" in other for other in others)
+    assert "seed" not in spec_of(home, others[-1]["job_id"])
+
+
+def test_weights_that_are_not_here_are_said_before_the_job_is_queued_and_what_is(
+    home: Path,
+) -> None:
+    async def scene() -> list[dict[str, Any]]:
+        async with agent(home) as one:
+            call = {"prompt": "x", "model": "klein"}
+            return [await one.answer("flux_generate", **call, dry_run=dry) for dry in (True, False)]
+
+    for answer in play(scene):
+        assert "fluxdrop models pull klein" in answer["warnings"][-1]
+        assert "ask the user to fetch" in answer["next"] and "(tiny)" in answer["next"]
+
+
+def test_a_picture_that_a_job_will_not_make_is_refused_with_the_names_of_those_it_will(
+    home: Path,
+) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            await one.answer("flux_generate", id="hero", **GOOD)
+            await one.answer("flux_edit", prompt="x", model="tiny", image="hero/hero-0001.png")
+            return await one.refused("flux_edit", prompt="x", model="tiny", image="hero/1.png")
+
+    assert "are named hero-0001.png" in play(scene)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"model": "dall-e-3"}, "- model: on this machine are tiny"),
+        ({"aspect_ratio": "16:9"}, "give `width` and `height`"),
+        ({"size": "1024x1024"}, "give `width` and `height`"),
+        ({"image_url": "x.png"}, "did you mean 'image'?"),
+        ({"batch_size": 2}, "did you mean 'count'?"),
+        ({"num_images": 2}, "did you mean 'count'?"),
+        ({"style": "vivid"}, "say it in the `prompt`"),
+        ({"image": "https://example.com/a.png"}, "URLs are never fetched"),
+    ],
+)
+def test_what_other_services_take_is_refused_with_our_word_for_it(
+    home: Path, arguments: dict[str, Any], hint: str
+) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_generate", prompt="x", **arguments)
+
+    assert hint in play(scene)
 
 
 def test_the_same_call_with_the_same_id_runs_nothing_twice(home: Path) -> None:

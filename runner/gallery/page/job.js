@@ -66,6 +66,8 @@ function grouped(list, without) {
 }
 function exports(how) {
   const files = favoured();
+  // Its content is ignored: in the inbox, its name has `clean` leave the job alone.
+  if (how === "keep") return [`put ${job}.keep into inbox/\n`];
   if (how === "list") return [files.map((file) => `outbox/${job}/${file}\n`).join("")];
   const own = Object.fromEntries(images.map((image) => [image.file, image]));
   const list = files.map((file) => own[file] ? specOf(own[file]) : kept[file]).filter(Boolean);
@@ -122,7 +124,8 @@ function showExports() {
   one("exports").replaceChildren(...parts.flatMap((part, place) => {
     const area = document.createElement("textarea");
     const row = document.createElement("div"), copyIt = document.createElement("button"), save = document.createElement("a");
-    const name = `${job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
+    const favourites = `${job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
+    const name = how === "keep" ? `${job}.keep` : favourites;
     area.readOnly = true;
     area.value = part;
     area.setAttribute("aria-label", name);

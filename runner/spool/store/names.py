@@ -15,6 +15,7 @@ from runner.files import text_of
 from runner.job import State
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
+PICTURE_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 CANCEL_SUFFIX = ".cancel"
 RETRY_SUFFIX = ".retry"
 KEEP_SUFFIX = ".keep"

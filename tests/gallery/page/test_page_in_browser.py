@@ -183,6 +183,8 @@ def test_favourites_stay_in_the_browser_and_come_out_as_list_or_specs(
     area = board.find("[data-exports] textarea")
     assert area.get_attribute("value") == "outbox/hero/hero-0001.png\noutbox/hero/hero-0012.png\n"
     assert board.find("[data-exports] a").get_attribute("download") == "hero-favourites.txt"
+    board.find("[name=as][value=keep]").click()
+    assert board.find("[data-exports] a").get_attribute("download") == "hero.keep"
     board.find("[data-exporter] [data-close]").click()
     board.find("[data-only]").click()
     assert len([shot for shot in board.all(".shot") if shot.is_displayed()]) == 2
