@@ -21,23 +21,11 @@ FILE_ONLY_FIELDS = ("kind", "schema", "$schema", "result")
 """Fields of a spec file that no tool takes."""
 
 _FIRST_FIELDS = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
-_IN_A_SENTENCE = (
-    *(
-        "prompt",
-        "negative_prompt",
-        "mask",
-        "invert_mask",
-        "whole",
-        "control",
-        "strength",
-        "upscale",
-    ),
-    *("table", "reuse"),
-)
+_IN_A_SENTENCE = ("prompt", "mask", "invert_mask", "whole", "control", "strength", "table")
 """The fields that are explained by the first sentence of their description."""
 _IN_SHORT = {
-    "image": "A path in the inbox, the home or an allowed folder; `<job>/<file>` that a job has"
-    " made or will make; or a data URI of at most 3 MB.",
+    "image": "A path in the inbox, the home or an allowed folder; `<job>/<file>`, made or to be"
+    " made; or a data URI of at most 3 MB.",
     "id": "Else a free one is chosen. The same call again with the same id runs nothing.",
     "model": "One of flux://models, else the default.",
     "seeds": "Instead of `seed` and `count`: [1, 2, 3] or {start, count}.",
@@ -53,6 +41,9 @@ _IN_SHORT = {
     "seed": "",
     "count": "Pictures of each prompt, each with the next seed.",
     "format": "",
+    "negative_prompt": "What it shall not show; few models take one.",
+    "reuse": "Copy a picture that was made already.",
+    "upscale": "",
 }
 _FORMS = {
     "priority": "-100 to 100, higher first",

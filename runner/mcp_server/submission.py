@@ -72,10 +72,11 @@ def submit(
     catalogue = RegistryCatalogue(home.settings, home.data)
     assessment = assess(data, f"{job_id}.yaml", home, catalogue, weights=True)
     problems += map(str, assessment.problems)
-    if any(problem.path == "model" for problem in assessment.problems):
-        problems.append(f"model: on this machine are {_here(catalogue, kind)}")
     if problems:
-        raise refusal(problems, "Nothing was submitted")
+        outcome = "Nothing was submitted"
+        if any(problem.path == "model" for problem in assessment.problems):
+            outcome += f" (on this machine are: {_here(catalogue, kind)})"
+        raise refusal(problems, outcome)
     answer = {
         "model": assessment.realised.get("model"),
         "image_count": assessment.total,

@@ -173,7 +173,7 @@ def test_a_picture_that_a_job_will_not_make_is_refused_with_the_names_of_those_i
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"model": "dall-e-3"}, "- model: on this machine are tiny"),
+        ({"model": "dall-e-3"}, "(on this machine are: tiny)"),
         ({"aspect_ratio": "16:9"}, "give `width` and `height`"),
         ({"size": "1024x1024"}, "give `width` and `height`"),
         ({"image_url": "x.png"}, "did you mean 'image'?"),

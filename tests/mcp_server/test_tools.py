@@ -39,9 +39,12 @@ def test_the_readmes_table_has_exactly_these_tools_and_the_kinds_that_they_make(
 @pytest.mark.parametrize("tool", LISTED.values(), ids=LISTED)
 def test_a_tool_says_enough_to_be_picked_and_every_argument_is_explained(tool: Tool) -> None:
     assert len(tool.description or "") > 80 and tool.title and tool.annotations
-    plain = {*("seed", "steps", "guidance", "format"), *("kind", "model", "pack", "tag", "limit")}
+    plain = {
+        *("seed", "steps", "guidance", "format", "upscale"),
+        *("kind", "model", "pack", "tag", "limit"),
+    }
     for name, part in tool.input_schema["properties"].items():
-        assert part.get("description") or name in {*plain, "offset"}, name
+        assert part.get("description") or name in {*plain, "limit", "offset"}, name
 
 
 @pytest.mark.parametrize("tool", LISTED.values(), ids=LISTED)
