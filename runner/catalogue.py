@@ -38,12 +38,8 @@ class RegistryCatalogue:
         )
         self.problems = partial(registry.problems, models=models, defaults=defaults)
         self.warnings = partial(registry.warnings, models=models, defaults=defaults)
-        self.task = partial(
-            registry.realise,
-            models=models,
-            defaults=defaults,
-            precision=settings.defaults.get("precision", "auto"),
-        )
+        precision = settings.defaults.get("precision", "auto")
+        self.task = partial(registry.realise, models=models, defaults=defaults, precision=precision)
 
     def here(self, kind: str) -> list[str]:
         """The models of a kind that are on this machine."""

@@ -71,8 +71,8 @@ def run_verify(options: argparse.Namespace) -> int:
         original = mapping(mapping(sidecar.get("result")).get("original"))
         small = picture.with_name(os.path.basename(str(original.get("file"))))
         if original and is_file(small) and sha256_of(small) != original.get("sha256"):
-            why = [result["reason"], f"{small.name} was changed after it was made"]
-            result |= {"identical": False, "reason": "; ".join(filter(None, why))}
+            both = [result["reason"], f"{small.name} was changed after it was made"]
+            result |= {"identical": False, "reason": "; ".join(filter(None, both))}
     lines = ["identical"]
     if not result["identical"]:
         most = result["max_difference"]

@@ -93,18 +93,13 @@ class Dispatch:
     @property
     def images_left(self) -> float:
         """How many of its images are left to do, the one that was heard of in parts."""
-        event, part = self.latest, 0.0
+        event = self.latest
         if event is None:
             return len(self.images)
-        painted = 0.5 if event.task.upscale > 1 else 1.0
-        done = event.step / event.steps if event.steps else 0.0
-        if event.phase == Phase.DENOISING:
-            part = painted * done
-        elif event.phase in (Phase.DECODING, Phase.UPSCALING):
-            part = painted + (1 - painted) * done
-        elif event.phase == Phase.SAVING:
-            part = 1.0
-        return len(self.images) - part
+        painted, done = 0.5 if event.task.upscale > 1 else 1.0, event.step / (event.steps or 1)
+        parts = {Phase.DENOISING: painted * done, Phase.DECODING: painted, Phase.SAVING: 1.0}
+        parts[Phase.UPSCALING] = painted + (1 - painted) * done
+        return len(self.images) - parts.get(event.phase, 0.0)
 
     def is_hung(self, moment: float) -> bool:
         """Whether its images are silent far beyond their timeouts; never in loading."""

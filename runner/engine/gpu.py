@@ -155,9 +155,7 @@ def _culprit(pipe: Any, model: str) -> str | None:
         " are damaged, fetch them again"
         for part, module in getattr(pipe, "components", {}).items()
         for name, weight in getattr(module, "state_dict", dict)().items()
-        if weight.is_floating_point()
-        # Torch cannot ask that of 8 bits.
-        and not (weight if weight.itemsize > 1 else weight.float()).isfinite().all()
+        if weight.is_floating_point() and not weight.float().isfinite().all()
     )
     return next(damaged, None)
 

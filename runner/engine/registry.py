@@ -6,7 +6,6 @@ have passed their schema, so types are not checked again.
 """
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -98,15 +97,13 @@ def realise(
     defaults: Mapping[str, str] | None = None,
     precision: str = "auto",
 ) -> ImageTask:
-    """The task of a single-image spec that has a seed and no problems, every default filled in.
-
-    `precision` is that of specs that name none, where their models run in it.
-    """
+    """The task of a single-image spec with a seed and no problems; `precision` is the usual one."""
     kind = KINDS[spec["kind"]]
     model = models[default_model(spec, defaults)]
     serving = model.serves[kind.name]
     width, height = _size({**spec, **inputs}, kind, model)
     timeout = spec.get("timeout")
+    usual = precision if precision in model.precisions else "auto"
     return ImageTask(
         job=job,
         index=index,
@@ -118,9 +115,7 @@ def realise(
         guidance=float(spec.get("guidance", serving.guidance)),
         width=width,
         height=height,
-        precision=str(
-            spec.get("precision", precision if precision in model.precisions else "auto")
-        ),
+        precision=str(spec.get("precision", usual)),
         timeout=None if timeout is None else float(timeout),
         inputs={name: tuple(images) for name, images in inputs.items()},
         loras=tuple(loras),
@@ -146,20 +141,17 @@ def warnings(
     prompts = [str(each) for each in matrix.get("prompt") or [spec.get("prompt")] if each]
     if syntax := _SYNTAX.search(text := "\n".join(prompts)):
         told.append(f"`{syntax[0]}` is plain text here: `loras` has LoRA files, words no weights")
-    shortest = min((len(_WORD.findall(prompt)) for prompt in prompts), default=math.inf)
-    for name in matrix.get("model") or [default_model(spec, defaults)]:
-        model = models.get(name)
-        if model and model.builtin and (unknown := unknown_words(text)):
-            listed = ", ".join(f"`{word}`" for word in unknown[:8])
-            told.append(
-                f"the built-in model does not know {listed}; it draws simple coloured shapes"
-            )
-        if model and shortest < model.fewest_words:
-            told.append(  # without a count: it is told once of all prompts of a job
-                f"{name} was trained on captions of 100 to 350 words, and makes less of a prompt"
-                f" of under {model.fewest_words}: say more of what is seen, its place, light and"
-                " style"
-            )
+    named = matrix.get("model") or [default_model(spec, defaults)]
+    used = [models[name] for name in named if name in models]
+    if any(model.builtin for model in used) and (unknown := unknown_words(text)):
+        listed = ", ".join(f"`{word}`" for word in unknown[:8])
+        told.append(f"the built-in model does not know {listed}; it draws simple coloured shapes")
+    model = max(used, key=lambda each: each.fewest_words, default=None)
+    if model and any(len(_WORD.findall(prompt)) < model.fewest_words for prompt in prompts):
+        told.append(  # without a count: it is told once of all prompts of a job
+            f"{model.name} was trained on captions of 100 to 350 words, and makes less of a prompt"
+            f" of under {model.fewest_words}: say more of what is seen, its place, light and style"
+        )
     return told
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -192,11 +191,11 @@ class Renderer:
         if prepared.depth_of is None or estimator is None:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
-        made = prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
-        digest = combined({file.name: sha256_of(file) for file in loaded(folder)})
-        facts = {"name": estimator.name, "repo": estimator.repo, "hash": f"{KIND}{digest}"}
-        facts["revision"] = revision_of(folder, estimator)
-        return replace(made, facts={"estimator": facts})
+        made = depth.of(prepared.depth_of, folder, self._pipelines.device)
+        digest = KIND + combined({file.name: sha256_of(file) for file in loaded(folder)})
+        revision = revision_of(folder, estimator)
+        facts = {"name": estimator.name, "repo": estimator.repo, "revision": revision}
+        return prepared.with_depth(made, estimator={**facts, "hash": digest})
 
 
 def _before_tile(sign: StopSign, on_progress: Any, done: int, tiles: int) -> None:

@@ -71,7 +71,7 @@ def test_a_small_picture_that_is_not_kept_is_not_waited_for(spool: Spool) -> Non
     spool.drop("edit.yaml", f"{edit}image: outbox/hero/hero-0001.original.png\n")
     ended = spool.end("edit")
     assert ended["reason"] == "InputMissing"
-    assert ended["message"].endswith("will not be made: job hero has no `keep_original: true`")
+    assert ended["message"].endswith("will not be made: hero has no `keep_original`")
 
 
 def test_a_dropped_sidecar_makes_the_same_again(spool: Spool) -> None:

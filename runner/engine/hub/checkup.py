@@ -21,6 +21,7 @@ from runner.engine.hub.sources import (
     sources,
 )
 from runner.engine.models import Aid, Model, Upscaler
+from runner.engine.pictures import upscaling
 from runner.errors import ModelMissing
 from runner.files import is_folder
 
@@ -70,37 +71,27 @@ def check(wanted: Model | Aid, data: Path) -> Checkup:
         missing += [f"{source.repo}: {file}" for file in gone]
         told = None if gone else problem(wanted, source, folder, data)
         if isinstance(wanted, Upscaler) and not (gone or told or wanted.sha256):
-            told = _unreadable(wanted, folder / source.file)
+            try:
+                upscaling.of(wanted, folder / source.file)
+            except ModelMissing as error:
+                told = str(error)
         if told:
             wrong[f"{source.repo}: {source.file or HEAVY}"] = told
         elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in own)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
-    gated = isinstance(wanted, Model) and wanted.gated
-    setting = "registry" if isinstance(wanted, Model) else "upscaler"
     advice = [
         *wrong.values(),
         *(f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe),
         # Nothing that can be fetched makes the file another one.
-        *(() if wrong else _advice(checkup, needed, data, gated=gated, setting=setting)),
+        *(() if wrong else _advice(checkup, wanted, needed, data)),
     ]
     return replace(checkup, damaged=(*broken, *wrong), advice=tuple(advice))
 
 
-def _unreadable(upscaler: Upscaler, file: Path) -> str | None:
-    """Why a file that may be any has no net that enlarges; None where it has one."""
-    from runner.engine.pictures import upscaling
-
-    try:
-        upscaling.of(upscaler, file)
-    except ModelMissing as error:
-        return str(error)
-    return None
-
-
 def _advice(
-    checkup: Checkup, needed: tuple[Source, ...], data: Path, *, gated: bool, setting: str
+    checkup: Checkup, wanted: Model | Aid, needed: tuple[Source, ...], data: Path
 ) -> Iterator[str]:
     if checkup.ok:
         return
@@ -108,10 +99,10 @@ def _advice(
     for local in (source.repo for source in needed if source.is_local and source.repo in wrong):
         yield (
             f"{local} is a folder of yours: put there what is missing, or correct"
-            f" `{setting}` in fluxdrop.yaml"
+            f" `{'registry' if isinstance(wanted, Model) else 'upscaler'}` in fluxdrop.yaml"
         )
         return
-    if gated and not has_token(data):
+    if isinstance(wanted, Model) and wanted.gated and not has_token(data):
         repo = next(source.repo for source in needed if not source.is_local)
         yield (
             f"it is gated: accept its licence on {host()}/{repo}, make a token on"

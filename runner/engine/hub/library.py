@@ -115,12 +115,10 @@ class Disk:
 def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str | None:
     """Why a source's folder has not the weights of a model, as a sentence; else None."""
     if not isinstance(model, Model):
-        file, again = source.file, f"run `fluxdrop models pull {model.name} --verify`"
-        if source.sha256 and source.sha256 != sha256_of(folder / file):
-            return f"{source.repo} has here another {file} than its makers published: {again}"
-        if source.layout is Layout.FILE and damaged(source, folder):
-            return f"{file} is damaged: {'copy it' if source.is_local else again} again"
-        return None
+        if not source.sha256 or source.sha256 == sha256_of(folder / source.file):
+            return None
+        what = f"{source.file} on this machine is another {source.file} than its makers published"
+        return f"{what}: run `fluxdrop models pull {model.name} --verify`"
     if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
         return single_files.damage(folder / source.file, model)
     if source.layout is Layout.FILE:

@@ -102,10 +102,8 @@ class Puller:
                     " repository"
                 )
             if source.sha256 and source.sha256 != sha256_of(cached.folder / source.file):
-                raise ModelMissing(
-                    f"{source.repo} has another {source.file} than its makers published: fetch"
-                    " theirs, and name the file as `upscaler` in fluxdrop.yaml"
-                )
+                what = f"{source.repo} has another {source.file} than its makers published"
+                raise ModelMissing(f"{what}: name theirs as `upscaler` in fluxdrop.yaml")
             cached.point_revision(source.revision)
         return cached.folder
 

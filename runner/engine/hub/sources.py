@@ -6,7 +6,6 @@ their file must be.
 
 import json
 import re
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -268,9 +267,6 @@ def _is_sound(file: Path) -> bool:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np"):  # compares the length with the header's
                 return True
-        if file.suffix.lower() == ".pth":
-            with file.open("rb") as stream:
-                return stream.read(1) == b"\x80" or zipfile.is_zipfile(stream)
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True

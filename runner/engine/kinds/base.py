@@ -67,9 +67,10 @@ class Prepared:
         """The width and height of the finished picture, before it is enlarged."""
         return self.paste.original.size if self.paste else (self.width, self.height)
 
-    def with_depth(self, depth_map: "Image") -> Self:
-        """The same with the depth map (RGB) of `depth_of` as its input image."""
-        return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)
+    def with_depth(self, depth_map: "Image", **facts: Any) -> Self:
+        """The same with the depth map (RGB) of `depth_of` as its input image, and these facts."""
+        images = {**self.images, "image": (depth_map,)}
+        return replace(self, images=images, depth_of=None, facts=facts)
 
 
 Arguments = Mapping[str, Any]

@@ -250,8 +250,7 @@ def cut_warning(name: str, picture: Image, width: int, height: int) -> tuple[str
     left, top, right, bottom = seen(picture.size, width, height)
     cuts = {"width": 1 - (right - left) / wide, "height": 1 - (bottom - top) / high}
     side = max(cuts, key=cuts.__getitem__)
-    share = min(int(100 * cuts[side] + 0.5), 99)
-    told = f"{name} is {wide}×{high}: {share}% of its {side} was cut off for"
+    told = f"{name} is {wide}×{high}: {min(cuts[side], 0.99):.0%} of its {side} was cut off for"
     return (f"{told} {width}×{height}",) if cuts[side] > _LITTLE_CUT else ()
 
 

@@ -251,9 +251,7 @@ class InputWait:
                 f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
             )
         if missing.endswith(ORIGINAL) and not maker.realised.get("keep_original"):
-            raise InputMissing(
-                f"{missing} will not be made: job {maker.id} has no `keep_original: true`"
-            )
+            raise InputMissing(f"{missing} will not be made: {maker.id} has no `keep_original`")
         if maker.is_final:
             raise InputMissing(
                 f"{missing} was to come from job {maker.id}, which ended {maker.state} without "
