@@ -50,7 +50,9 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         "--choices", nargs="?", const="true", choices=("true", "false", "all"),
         help="expand {a|b} and __wildcards__ by each seed (true), or into every prompt (all)",
     )  # fmt: skip
-    compose.add_argument("--sample", type=int, metavar="N", help="only N prompts, always the same")
+    compose.add_argument(
+        "--sample", type=int, metavar="N", help="only N combinations, always the same"
+    )
     compose.add_argument("--sample-seed", type=int, metavar="SEED", help="other prompts than these")
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
