@@ -141,7 +141,7 @@ class Layer:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     fixed: Block | None = None
     blocks: dict[tuple[str, str], Block | Problem] = field(default_factory=dict)
-    folded: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    folded: dict[tuple[str, str], str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -158,10 +158,10 @@ class Layer:
     def problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self.problems.append(Problem(line, column, path, message))
 
-    def block(self, name: str, *parts: str) -> Block:
+    def block(self, name: str, path: str) -> Block:
         """The block in a file. Raises FileProblem where it cannot be used."""
-        file = self.name(*map(block_name, parts))
-        self.files[file] = read_file(self.root, self.root.joinpath(*parts))
+        file = self.name(block_name(path))
+        self.files[file] = read_file(self.root, self.root / path)
         source = decode(self.files[file])
         return Block(name, file, clean(source), source)
 
@@ -185,22 +185,16 @@ def read_layer(root: Path) -> Layer:
     samples = {str(each.get("image", "")) for each in layer.manifest.get("samples", ())}
     known = _KNOWN | {image.partition("/")[0] for image in samples}
     unread: list[str] = []
-    for name in layer.names():
+    for name in (*layer.names(), *(f"subjects/{name}" for name in layer.names("subjects"))):
         if name == "fixed_block.txt":
             try:
                 layer.fixed = layer.block("", name)
             except FileProblem as problem:
                 layer.problem(layer.name(name), str(problem))
-        elif name.startswith(_VARIABLE) and name.endswith(".txt"):
-            _add_block(layer, "variable", name[len(_VARIABLE) :], name)
+        elif name.startswith(("subjects/", _VARIABLE)) and name.endswith(".txt"):
+            _add_block(layer, name)
         elif name not in known and name.lower() not in _NOTES | _KNOWN:
             unread.append(name + "/" * (layer.root / name).is_dir())
-    for name in layer.names("subjects"):
-        if name.endswith(".txt"):
-            _add_block(layer, "subject", name, "subjects", name)
-        else:
-            folder = (layer.root / "subjects" / name).is_dir()
-            unread.append(f"subjects/{name}" + "/" * folder)
     if unread:
         more = f" and {len(unread) - MOST_WARNED:,} more" if len(unread) > MOST_WARNED else ""
         layer.warnings.append(
@@ -210,19 +204,20 @@ def read_layer(root: Path) -> Layer:
     return layer
 
 
-def _add_block(layer: Layer, part: str, rest: str, *path: str) -> None:
-    """Add the block of a file, named by the `rest` of its name, or what is wrong with the file."""
-    name = block_name(rest.removesuffix(".txt"))
+def _add_block(layer: Layer, path: str) -> None:
+    """Add the block of a file, or what is wrong with it."""
+    is_subject = path.startswith("subjects/")
+    part, prefix = ("subject", "subjects/") if is_subject else ("variable", _VARIABLE)
+    name = block_name(path[len(prefix) : -len(".txt")])
     same = layer.folded.setdefault((part, block_name(name.casefold())), path)
     try:
         if not name.strip():
             raise FileProblem("has no name before .txt")
         if same != path:
-            raise FileProblem(f"has the same name as {same[-1]!r} on systems that ignore case")
-        layer.blocks[part, name] = layer.block(name, *path)
+            raise FileProblem(f"has the same name as {same!r} on systems that ignore case")
+        layer.blocks[part, name] = layer.block(name, path)
     except FileProblem as problem:
-        file = layer.name(*map(block_name, path))
-        layer.blocks[part, name] = Problem(0, 0, file, str(problem))
+        layer.blocks[part, name] = Problem(0, 0, layer.name(block_name(path)), str(problem))
 
 
 def _read_manifest(layer: Layer) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         "--choices", nargs="?", const="true", choices=("true", "false", "all"),
         help="expand {a|b} and __wildcards__ by each seed (true), or into every prompt (all)",
     )  # fmt: skip
-    compose.add_argument("--sample", type=int, metavar="N", help="only N prompts, always the same")
+    compose.add_argument(
+        "--sample", type=int, metavar="N", help="only N combinations, always the same"
+    )
     compose.add_argument("--sample-seed", type=int, metavar="SEED", help="other prompts than these")
     compose.add_argument("--reuse", action="store_true", help="copy pictures that exist already")
     mode = compose.add_mutually_exclusive_group()

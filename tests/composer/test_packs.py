@@ -140,7 +140,7 @@ def test_names_are_normalised_and_twins_are_refused(tmp_path: Path) -> None:
         write_pack(tmp_path, "cups", subjects={"Mug": "a", "mug": "b"})
         pack = read_pack(tmp_path, "cups")
         assert list(pack.subjects) == ["Mug"]
-        assert "same name as 'Mug.txt'" in pack.bad["subject", "mug"].message
+        assert "same name as 'subjects/Mug.txt'" in pack.bad["subject", "mug"].message
 
 
 def test_names_sort_as_people_count(tmp_path: Path) -> None:
