@@ -12,6 +12,7 @@ import pytest
 
 from runner.catalogue import RegistryCatalogue
 from runner.spool.inbox.assess import Assessment, assess
+from specs.expand import image
 from tests.composer.helpers import write_pack
 from tests.harness import sidecars
 from tests.spool.conftest import Spool
@@ -166,6 +167,15 @@ def test_images_in_rows_are_copied_and_waited_for(spool: Spool) -> None:
     assert [each["image"] for each in sidecars(spool.home.job("night"))] == [
         "outbox/night/inputs/a.png", "outbox/night/inputs/a.png",
     ]  # fmt: skip
+    shutil.rmtree(spool.home.inbox / "photos")
+    # The copy of the table is replaced: the rows are those that were read all the same.
+    (spool.home.job("night") / "inputs" / "products.csv").write_text("image\nother.png\n")
+    spool.drop("night.retry", "")
+    again = spool.end("night-2")
+    assert (again["state"], again["images"]["done"]) == ("succeeded", 2)
+    assert again["warnings"] == [
+        "outbox/night/inputs/products.csv was changed after its rows were read"
+    ]
 
 
 @pytest.mark.parametrize("listed", ["photos/*.png", "[photos/b10.png, 'photos/b?.png']"])
@@ -252,3 +262,13 @@ def test_what_a_model_cannot_do_is_told_by_row_or_once_where_the_spec_says_it(
     assert [each.path for each in refused.problems] == [
         "products.csv: row 3, column model", "width",
     ]  # fmt: skip
+
+
+def test_each_row_has_its_own_model_and_the_spec_or_the_default_where_it_names_none(
+    idle_spool: Spool,
+) -> None:
+    put(idle_spool, "products.csv", "prompt,model\na red circle,tiny\na blue star,\n")
+    found = assessed(idle_spool, SPEC.replace("model: tiny\n", ""))
+    prompts = [fields for fields, _ in found.composed]
+    made = [image(found.realised, n, 0, prompts)["model"] for n in range(2)]
+    assert made == ["tiny", "klein"]
