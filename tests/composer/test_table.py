@@ -214,3 +214,19 @@ def test_rows_that_the_csv_module_writes_come_back_as_they_were(
             filled = {"x_note": kept} if neutral.strip() else {}
             expected.append({"prompt": prompt, "seed": seed, **filled})
         assert fields(table(out.getvalue(), "a.tsv" if delimiter == "\t" else "a.csv")) == expected
+
+
+SNIPPETS = st.sampled_from(
+    ["prompt", "seed", "image", "x_a", "loras", ",", ";", "\t", "\n", "\r", '"', "'", "[", "{", "}",
+     '{"prompt":', '"custom_id"', '"body"', ":", "NaN", "1e999", "-", "\x00", "\ufeff", "é", "null"]
+)  # fmt: skip
+
+
+@given(st.lists(SNIPPETS | st.text(max_size=3), max_size=40), st.sampled_from(["csv", "jsonl"]))
+def test_whatever_a_file_holds_it_is_a_table_or_is_refused(parts: list[str], ending: str) -> None:
+    try:
+        found = table("".join(parts).encode("utf-8", "surrogatepass"), f"a.{ending}")
+    except SpecInvalid as error:
+        assert error.problems
+    else:
+        assert found.rows or told(found)
