@@ -234,12 +234,9 @@ class _Reader:
 
     def warnings(self) -> Iterator[str]:
         """What of a batch has no meaning here."""
-        unknown, ignored = (
-            ", ".join(f"`{name}`" for name in names) for names in (self._unknown, self._ignored)
-        )
-        if unknown:
+        if unknown := ", ".join(f"`{name}`" for name in self._unknown):
             yield f"{self._name}: no model here is called {unknown}: the default is taken"
-        if ignored:
+        if ignored := ", ".join(f"`{name}`" for name in self._ignored):
             yield f"{self._name}: of the requests, {ignored} has no meaning here"
 
     # -- columns and values ----------------------------------------------------------------------
@@ -252,22 +249,22 @@ class _Reader:
         """Take a column, or say why it is none, once."""
         message = ""
         if again and name in self.columns:
-            message = "a second column of this name"
+            message = f"{name!r} is a second column of this name"
         elif name in _NO_COLUMNS:
             message = f"{name!r} is no column: put it into the spec"
         elif name in self._base.get("matrix", {}):
             message = f"{name!r} is in the spec's `matrix` too: give one"
         elif name in PARTS and "pack" not in self._base.get("compose", {}):
             message = f"{name!r} is a part of a pack: give the spec a `compose: {{pack: …}}`"
-        elif not self._is_column(name):
+        elif not self._is_column(name) or UNFIT.search(name):
             columns = [key for key in (*self._fields, *PARTS) if key not in _NO_COLUMNS]
             other = schemas.other_name(name)
             hint = did_you_mean(other if other in columns else name, columns, "yours begin with x_")
             message = f"unknown column {short(name)} ({hint})"
         if not message:
             self.columns.add(name)
-        elif not any((fault.column, fault.message) == (name, message) for fault in self.faults):
-            self.faults.append(Fault(row, name, message, of_all=True))
+        elif all(fault.message != message for fault in self.faults):
+            self.faults.append(Fault(row, name[:60], message, of_all=True))
 
     def _value(self, row: int, name: str, cell: str, *, comma: bool) -> Any:
         """What a cell means in a field of its types; text where it is nothing else."""

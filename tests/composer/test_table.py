@@ -23,7 +23,7 @@ EXCEL = (
 # What Google Sheets saves as TSV: nothing is quoted.
 SHEETS = 'prompt\tsteps\tx_note\r\n"Blue" mug, large\t4\ta "b"\r\nred cup\t\t\r\n'
 # What LibreOffice saves with all text in quotes.
-LIBRE = '"prompt","width","preview note"\n"a mug",64,""\n'
+LIBRE = '"prompt","width","x_note"\n"a mug",64,""\n'
 # What pandas writes with orient="records", lines=True, and with json.dumps line by line.
 PANDAS = (
     '{"prompt":"a mug","width":512.0,"seed":null,"x_price":2.5}\n'
@@ -73,8 +73,12 @@ def test_lines_of_pandas_have_whole_numbers_as_floats_and_nan_for_nothing() -> N
     ]
 
 
+def test_a_file_of_libreoffice_is_read_with_all_its_text_in_quotes() -> None:
+    assert fields(table(LIBRE)) == [{"prompt": "a mug", "width": 64}]
+
+
 def test_an_unknown_column_is_told_with_the_one_that_was_meant() -> None:
-    assert told(table(LIBRE.replace("preview note", "promt"))) == [
+    assert told(table(LIBRE.replace("x_note", "promt"))) == [
         "products.csv: row 1, column promt: unknown column 'promt' (did you mean 'prompt'?)"
     ]
     assert told(table("num_inference_steps,prompt\n4,a mug\n")) == [
@@ -86,11 +90,12 @@ def test_an_unknown_column_is_told_with_the_one_that_was_meant() -> None:
 @pytest.mark.parametrize(
     ("data", "spec", "expected"),
     [
-        ("prompt,seed,seed\na,1,2\n", {}, "row 1, column seed: a second column of this name"),
+        ("prompt,seed,seed\na,1,2\n", {}, "row 1, column seed: 'seed' is a second column of"),
         ("prompt,kind\na,fill\n", {}, "row 1, column kind: 'kind' is no column: put it into the"),
         ("prompt,steps\na,1\n", {"matrix": {"steps": [1]}}, "row 1, column steps: 'steps' is in"),
         ("prompt,subject\na,mug\n", {}, "row 1, column subject: 'subject' is a part of a pack"),
         ("prompt,seed\na,1,x\n", {}, "row 2, column 3: the header has no such column: put text"),
+        ("prompt,x_\x07\na,1\n", {}, "row 1, column x_\x07: unknown column 'x_\\x07' (yours begin"),
         ("prompt,steps\na,many\n", {}, "row 2, column steps: 'many' is not a whole number"),
         ("prompt,seeds\na,[1\n", {}, "row 2, column seeds: not JSON: "),
         ("prompt,seed\n,1\n", {}, "row 2: 'prompt' is required for text2img (or 'compose')"),
@@ -209,3 +214,19 @@ def test_rows_that_the_csv_module_writes_come_back_as_they_were(
             filled = {"x_note": kept} if neutral.strip() else {}
             expected.append({"prompt": prompt, "seed": seed, **filled})
         assert fields(table(out.getvalue(), "a.tsv" if delimiter == "\t" else "a.csv")) == expected
+
+
+SNIPPETS = st.sampled_from(
+    ["prompt", "seed", "image", "x_a", "loras", ",", ";", "\t", "\n", "\r", '"', "'", "[", "{", "}",
+     '{"prompt":', '"custom_id"', '"body"', ":", "NaN", "1e999", "-", "\x00", "\ufeff", "é", "null"]
+)  # fmt: skip
+
+
+@given(st.lists(SNIPPETS | st.text(max_size=3), max_size=40), st.sampled_from(["csv", "jsonl"]))
+def test_whatever_a_file_holds_it_is_a_table_or_is_refused(parts: list[str], ending: str) -> None:
+    try:
+        found = table("".join(parts).encode("utf-8", "surrogatepass"), f"a.{ending}")
+    except SpecInvalid as error:
+        assert error.problems
+    else:
+        assert found.rows or told(found)

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from runner.clock import monotonic
 from runner.errors import PlaceAway
@@ -342,7 +343,8 @@ class Intake:
         if drop.refused:
             return Assessment(reason=drop.refused[0], message=drop.refused[1])
         before = uncomposed(drop.data, drop.name, self._home) if may_compose(drop) else None
-        return before or assess(drop.data, drop.name, self._home, self._catalogue)
+        found = before or assess(drop.data, drop.name, self._home, self._catalogue)
+        return replace(found, uncomposed=True) if found.awaits else found
 
     def _has_come(self, name: str) -> bool:
         """Whether a file of this name lies in the inbox, or has become a job."""

@@ -12,6 +12,7 @@ import pytest
 
 from runner.catalogue import RegistryCatalogue
 from runner.spool.inbox.assess import Assessment, assess
+from specs.expand import image
 from tests.composer.helpers import write_pack
 from tests.harness import sidecars
 from tests.spool.conftest import Spool
@@ -70,6 +71,15 @@ def test_a_spec_waits_for_its_table_and_says_so(spool: Spool) -> None:
     put(spool, "products.csv", ROWS)
     assert spool.end("night")["state"] == "succeeded"
     assert intake.waiting_files == {}
+
+
+def test_a_spec_whose_key_is_written_with_escapes_waits_for_its_table_too(spool: Spool) -> None:
+    spool.drop("night.json", '{"kind": "text2img", "model": "tiny", "t\\u0061ble": "products.csv"}')
+    assert spool.daemon is not None
+    intake = spool.daemon.intake
+    spool.until(lambda: "night.json" in intake.waiting_files)
+    put(spool, "products.csv", ROWS)
+    assert spool.end("night")["images"]["done"] == 2
 
 
 def test_a_table_that_does_not_come_is_answered_as_an_image_is(tmp_path: Path) -> None:
@@ -166,6 +176,15 @@ def test_images_in_rows_are_copied_and_waited_for(spool: Spool) -> None:
     assert [each["image"] for each in sidecars(spool.home.job("night"))] == [
         "outbox/night/inputs/a.png", "outbox/night/inputs/a.png",
     ]  # fmt: skip
+    shutil.rmtree(spool.home.inbox / "photos")
+    # The copy of the table is replaced: the rows are those that were read all the same.
+    (spool.home.job("night") / "inputs" / "products.csv").write_text("image\nother.png\n")
+    spool.drop("night.retry", "")
+    again = spool.end("night-2")
+    assert (again["state"], again["images"]["done"]) == ("succeeded", 2)
+    assert again["warnings"] == [
+        "outbox/night/inputs/products.csv was changed after its rows were read"
+    ]
 
 
 @pytest.mark.parametrize("listed", ["photos/*.png", "[photos/b10.png, 'photos/b?.png']"])
@@ -252,3 +271,36 @@ def test_what_a_model_cannot_do_is_told_by_row_or_once_where_the_spec_says_it(
     assert [each.path for each in refused.problems] == [
         "products.csv: row 3, column model", "width",
     ]  # fmt: skip
+
+
+def test_each_row_has_its_own_model_and_the_spec_or_the_default_where_it_names_none(
+    idle_spool: Spool,
+) -> None:
+    put(idle_spool, "products.csv", "prompt,model\na red circle,tiny\na blue star,\n")
+    found = assessed(idle_spool, SPEC.replace("model: tiny\n", ""))
+    prompts = [fields for fields, _ in found.composed]
+    made = [image(found.realised, n, 0, prompts)["model"] for n in range(2)]
+    assert made == ["tiny", "klein"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        ("kind: fill\nprompt: a star", "image,mask\na.png,b.png\n"),
+        ("kind: fill\nprompt: a star\nimage: a.png", 'outpaint\n"{""left"": 16.0}"\n'),
+        ("kind: control\nprompt: a star", "image,preprocessed\na.png,TRUE\n"),
+        ("kind: text2img\nprompt: a star\nstrength: 0.5", "image\na.png\n"),
+        ("kind: text2img\nprompt: a star\nquality: 80", "format\nwebp\n"),
+        ("kind: text2img\nprompt: a star\nkeep_original: true", "upscale\n2\n"),
+        ("kind: text2img\ncompose: {pack: mugs}", "subject\nmug\n"),
+    ],
+)
+def test_what_the_spec_lacks_the_rows_may_have(idle_spool: Spool, fields: str, rows: str) -> None:
+    write_pack(idle_spool.home.prompts)
+    spec = f"{fields}\nmodel: tiny\ntable: products.csv\n"
+    put(idle_spool, "products.csv", rows)
+    accepted = assessed(idle_spool, spec)
+    assert (accepted.problems, accepted.total) == ((), 1)
+    put(idle_spool, "products.csv", "seed\n1\n")
+    assert all("products.csv: row 2" in each.path for each in assessed(idle_spool, spec).problems)
+    assert assessed(idle_spool, spec).reason in ("SchemaInvalid", "PackInvalid")
