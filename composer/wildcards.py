@@ -16,6 +16,8 @@ from specs.errors import Problem
 from specs.suggest import did_you_mean
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+MOST_PROBLEMS = 100
+"""When so many are found, no more are looked for."""
 
 
 class Wildcards:
@@ -65,6 +67,8 @@ class Wildcards:
             return (), 0
         depth = 0
         for name, at in wilds(text):
+            if len(problems) >= MOST_PROBLEMS:
+                break
             named = self._named(name)
             for each in named:
                 if each not in self._depths and each not in path and len(path) < MAX_DEPTH:

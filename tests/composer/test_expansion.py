@@ -216,6 +216,12 @@ def test_an_unknown_wildcard_is_an_error_with_file_line_and_the_nearest_name(pro
     ]
 
 
+def test_of_thousands_of_unknown_wildcards_a_hundred_are_told(prompts: Path) -> None:
+    block = " ".join(f"__x{n}__" for n in range(20_000))
+    (prompts / "mugs" / "subjects" / "mug.txt").write_text(block, encoding="utf-8")
+    assert len(refusal(prompts)) == 100
+
+
 def test_bad_wildcard_files_are_errors_where_they_are_used(prompts: Path) -> None:
     write_wildcards(
         prompts / "wildcards",
