@@ -28,6 +28,7 @@ from runner.settings import Home, Settings, find_home
 from runner.spool.inbox.assess import Assessment, assess
 from runner.spool.inbox.compose_process import assessed
 from specs import schemas
+from specs.expand import image
 from specs.read import read
 from specs.write import to_yaml
 from tests.cli.here import Here
@@ -562,3 +563,16 @@ def test_who_may_not_see_the_runners_own_folder_is_not_told_what_lacks_there(
     data = to_yaml({"kind": "text2img", "prompt": "x", "model": "klein"})
     found = assess(data, "a.yaml", ask.home, ask.catalogue, weights=True)
     assert (found.reason, found.absent) == (None, ())
+
+
+def test_each_prompt_of_a_pack_has_the_model_that_the_pack_gives_it(tmp_path: Path) -> None:
+    home = Home(tmp_path, Settings())
+    folder = write_pack(home.prompts, subjects={"mug": "a mug", "cup": "a cup"})
+    facts = json.loads((folder / "pack.json").read_bytes())
+    facts["subjects"] = {"mug": {"defaults": {"model": "schnell"}}}
+    (folder / "pack.json").write_text(json.dumps(facts), encoding="utf-8")
+    spec = b"kind: text2img\nseed: 1\ncompose: {pack: mugs, subjects: all}\n"
+    found = assess(spec, "a.yaml", home, RegistryCatalogue(home.settings, home.data))
+    prompts = [fields for fields, _ in found.composed]
+    made = [image(found.realised, n, 0, prompts)["model"] for n in range(2)]
+    assert made == ["klein", "schnell"]
