@@ -204,7 +204,7 @@ def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterato
     width, height = _size(spec, kind, model)
     known, times = [side for side in (width, height) if side], int(spec.get("upscale", 1))
     # Of a size that follows the input image the rest is seen when that is opened.
-    if known and (message := upscaling_problem(known[0], known[-1], times)):
+    if times > 1 and known and (message := upscaling_problem(known[0], known[-1], times)):
         yield "upscale", message
     sides = [side for side in ("width", "height") if spec.get(side)]
     if not sides:
