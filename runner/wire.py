@@ -8,7 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from runner.files import is_absent, read_file
 
@@ -58,7 +58,7 @@ class Output(TypedDict):
     sha256: str
     width: int
     height: int
-    original: NotRequired[str]
+    original: str | None
 
 
 class Status(TypedDict):

@@ -29,7 +29,7 @@ STATUS: dict[str, Any] = {
     "outputs": [
         {
             "file": "cat-0001.png", "sidecar": "cat-0001.json", "thumbnail": None, "seed": 1,
-            "sha256": "0" * 64, "width": 64, "height": 64,
+            "sha256": "0" * 64, "width": 64, "height": 64, "original": None,
         }
     ],
 }  # fmt: skip

@@ -43,7 +43,7 @@ class Watched:
 def output(number: int) -> dict[str, Any]:
     stem = f"cat-{number:04}"
     return {"file": f"{stem}.png", "sidecar": f"{stem}.json", "thumbnail": None, "seed": number,
-            "sha256": "ab" * 32, "width": 64, "height": 64}  # fmt: skip
+            "sha256": "ab" * 32, "width": 64, "height": 64, "original": None}  # fmt: skip
 
 
 @pytest.fixture

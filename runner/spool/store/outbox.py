@@ -348,5 +348,5 @@ def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str,
         "sha256": result["sha256"],
         "width": result["width"],
         "height": result["height"],
-        **({"original": result["original"]["file"]} if "original" in result else {}),
+        "original": result["original"]["file"] if "original" in result else None,
     }
