@@ -23,6 +23,7 @@ from composer.parameters import seeds_of, without_seeds
 from composer.wildcards import Wildcards
 from specs import expand
 from specs.errors import Problem, SpecInvalid
+from specs.rules import COMPOSING
 
 MOST_SAMPLED = 200_000
 """A sample is taken of at most this many prompts."""
@@ -71,7 +72,7 @@ class Expansion:
             return total
         if total > MOST_SAMPLED:
             message = f"is taken of at most {MOST_SAMPLED:,} prompts: these are {total:,}"
-            raise SpecInvalid("TooManyImages", [Problem(0, 0, "compose.sample", message)])
+            raise SpecInvalid("TooManyImages", [Problem(0, 0, "sample", message)])
         return min(total, int(self._sample))
 
     def prompts(self, skipped: list[Skipped]) -> Iterator[Parts]:
@@ -140,6 +141,11 @@ class Expansion:
 
     def _read(self, parts: Parts) -> list[Text]:
         return [self._texts[block.file] for block in parts if block]
+
+
+def selection(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a spec's `compose` selects, and how its prompts are made."""
+    return spec.get("compose", {}) | {name: spec[name] for name in COMPOSING if name in spec}
 
 
 def _names(parts: Parts) -> str:

@@ -21,7 +21,7 @@ from composer.assemble import Assembled, Parts, compose
 from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, duplicate_key, item_key, left_out
-from composer.expansion import Expansion
+from composer.expansion import Expansion, selection
 from composer.layers import MOST_WARNED, Block
 from composer.packs import Pack, read_pack
 from composer.parameters import (
@@ -217,7 +217,7 @@ def make_plan(
     rows: list[tuple[Row, Expansion | None]] = []
     expansions: dict[str, Expansion] = {}
     for row in table.rows if table else (Row(0, {}),):
-        named = {**selected, **row.parts}
+        named = {**selection(spec), **row.parts}
         key = json.dumps(named, sort_keys=True)
         try:
             if selected and key not in expansions:

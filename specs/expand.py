@@ -19,7 +19,8 @@ SEED_END = 2**32
 
 # Left out of the spec of one image: the axes, of which it is one point, and ignored fields.
 _AXES = frozenset(
-    {"compose", "table", "on_error", "count", "seeds", "matrix", "$schema", "schema", "result"}
+    "compose choices sample sample_seed table on_error count seeds matrix"
+    " $schema schema result".split()
 )
 _JOB_FIELDS = frozenset({"id", "priority", "reuse", "window", "not_before", "timeout"})
 

@@ -19,6 +19,9 @@ SIZE_STEP = 16
 SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
 """The bounds of a width and of a height in pixels."""
 
+COMPOSING = ("choices", "sample", "sample_seed")
+"""The fields that say how the prompts of `compose` are made."""
+
 # Names that Windows reserves for devices, whatever the extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _OUTBOX_NAMES = frozenset({"drops", "runner.json", "index.html"})
@@ -45,6 +48,9 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
             yield ["quality"], "'quality' works with `format: jpeg` or `format: webp` only"
         if value.get("keep_original") is True and not _upscales(value):
             yield ["keep_original"], "'keep_original' keeps the picture before 'upscale': give one"
+        for name in COMPOSING if "compose" not in value else ():
+            if name in value:
+                yield [name], f"{name!r} is about the blocks of a pack: give `compose` as well"
         if isinstance(value.get("outpaint"), dict) and not any(value["outpaint"].values()):
             yield ["outpaint"], "nothing to add: give at least one side a number of pixels"
     yield from _times(value)

@@ -105,12 +105,14 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["extra"] = options.extra
     if options.on_violation:
         compose["on_violation"] = options.on_violation
-    if options.choices:
-        compose["choices"] = {"true": True, "false": False}.get(options.choices, ALL)
-    sampled = {"sample": options.sample, "sample_seed": options.sample_seed}
-    compose |= {key: value for key, value in sampled.items() if value is not None}
-    more = dict(_assigned(options.fields)) | ({"reuse": True} if options.reuse else {})
-    return {"kind": "text2img", "compose": compose} | more
+    how = {
+        "choices": {"true": True, "false": False, "all": ALL}.get(options.choices),
+        "sample": options.sample,
+        "sample_seed": options.sample_seed,
+        "reuse": options.reuse or None,
+    }
+    more = {name: value for name, value in how.items() if value is not None}
+    return {"kind": "text2img", "compose": compose} | more | dict(_assigned(options.fields))
 
 
 def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
@@ -130,6 +132,7 @@ def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
 
 def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Print the first prompt of the spec, its blocks and its audit."""
+    from composer.expansion import selection
     from composer.packs import read_pack
     from composer.parameters import encoders_of, seeds_of
     from composer.report import compose_json
@@ -144,7 +147,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
     composed = compose_json(
         pack,
-        spec["compose"],
+        selection(spec),
         seed=seeds_of(spec, pack.defaults)[0] or 0,
         forbidden=home.settings.forbidden,
         languages=home.settings.audit_languages,
