@@ -145,7 +145,7 @@ class Expansion:
 
 def selection(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What a spec's `compose` selects, and how its prompts are made."""
-    return spec.get("compose", {}) | {name: spec[name] for name in COMPOSING if name in spec}
+    return {**spec.get("compose", {}), **{n: spec[n] for n in COMPOSING if n in spec}}
 
 
 def _names(parts: Parts) -> str:
