@@ -281,7 +281,8 @@ def reading_copies(
             return f"outbox/{job_id}/inputs/{inputs[value]}" if inputs.get(value) else value
         if isinstance(value, list):
             return [copy_of(item) for item in value]
-        return {**value, "path": copy_of(value["path"])} if "path" in value else value
+        has_path = isinstance(value, Mapping) and "path" in value
+        return {**value, "path": copy_of(value["path"])} if has_path else value
 
     copied = {field: copy_of(spec[field]) for field in (TABLE, *IMAGE_FIELDS) if field in spec}
     if "image" in spec.get("matrix", ()):
