@@ -56,7 +56,7 @@ def asked_fields(spec: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str
     `inputs` is what stands for its input images, by field.
     """
     fields: dict[str, Any] = {
-        name: float(value) if type(value) is int else value
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
         for name, value in {**spec, **inputs}.items()
         if name not in _NOT_ASKED and not name.startswith("x_")
         if value not in (None, "") and value != _DEFAULTS.get(name, "")
