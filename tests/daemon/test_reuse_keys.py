@@ -15,7 +15,7 @@ from runner.daemon.tasks import InFlight, inputs_of
 from runner.gallery.keys import asked_fields, asked_key, keys_in
 from runner.settings import Home
 from runner.task import Lora
-from specs import schemas
+from specs import expand, schemas
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "text2img": {"image": "cat.png"},
@@ -37,7 +37,7 @@ DO_NOT: Mapping[str, Any] = {
     "not_before": "2999-01-01T00:00", "window": "23:00-07:00", "timeout": 9, "preview": True,
     "notify": ["phone"],
 }  # fmt: skip
-AXES = {"kind", "compose", "count", "seeds", "matrix", "$schema", "schema", "result"}
+AXES = {"kind", *expand._AXES}
 
 
 @pytest.fixture
