@@ -260,7 +260,9 @@ def test_a_dry_run_tells_the_whole_and_leaves_nothing(home: Path) -> None:
         async with agent(home) as one:
             return (
                 await one.answer("flux_generate", **GOOD, count=4, id="a-1", dry_run=True),
-                await one.answer("flux_generate", compose=compose, model="tiny", dry_run=True),
+                await one.answer(
+                    "flux_generate", compose=compose, model="tiny", reuse=True, dry_run=True
+                ),
                 await one.answer(
                     "flux_edit", **GOOD, image=data_uri(picture()), dry_run=True,
                     matrix={"prompt": ["one", "two"], "steps": [2, 4]},
@@ -277,6 +279,8 @@ def test_a_dry_run_tells_the_whole_and_leaves_nothing(home: Path) -> None:
     assert packed["image_count"] == 38 and packed["dry_run"]["prompt_count"] == 19
     assert len(packed["dry_run"]["prompts"]) == 19 and len(packed["dry_run"]["left_out"]) == 2
     assert packed["dry_run"]["prompts"][0]["subject"] == "black-star"
+    assert packed["dry_run"]["reuse"] == {"new": 38, "reused": 0, "unknown": 0}
+    assert "reuse" not in plain["dry_run"]
     assert edited["image_count"] == 4
     assert [row["prompt"] for row in edited["dry_run"]["prompts"]] == ["one", "two"]
     assert inbox_of(home) == [] and list((home / "outbox").iterdir()) == []
