@@ -65,7 +65,7 @@ def assessed_again(
     drop = Drop(record.source_name, data, (0, 0, record.source_bytes, 0, 0))
     copies = folder / "inputs"
     assessment = assess(
-        data, drop.name, spool.home, catalogue, beside=lambda name: copies / copy_name(name, {})
+        data, drop.name, spool.home, catalogue, beside=lambda name: copies / copy_name(name, ())
     )
     if assessment.awaits:
         assessment = Assessment(reason=InputMissing.reason, message=assessment.awaits)
@@ -87,8 +87,9 @@ def assessed_again(
 def _copies(named: Iterable[tuple[str, str]], folder: Path) -> dict[str, str]:
     """The copies of inputs that a job has, by the paths that its spec and its rows name."""
     copies: dict[str, str] = {}
+    used: set[str] = set()
     for _, text in named:
-        name = copy_name(text, copies)
-        if text not in copies and is_file(folder / name):
+        if text not in copies and is_file(folder / (name := copy_name(text, used))):
             copies[text] = name
+            used.add(name.casefold())
     return copies

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -305,11 +305,10 @@ def copies_in(folder: Path, names: Iterable[str]) -> dict[bytes, tuple[str, int]
     return found
 
 
-def copy_name(text: str, taken: Mapping[str, str]) -> str:
-    """The file name of an input's copy in `inputs/`: its own, made safe and unique."""
+def copy_name(text: str, used: Collection[str]) -> str:
+    """The file name of an input's copy in `inputs/`: its own, made safe, and none of `used`."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("\\", "/").rsplit("/", 1)[-1]).strip("-.")
     name = name[-80:] or "image"
-    used = {value.casefold() for value in taken.values()}
     candidate, n = name, 2
     while candidate.casefold() in used:
         candidate, n = f"{n}-{name}", n + 1

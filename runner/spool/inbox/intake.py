@@ -155,7 +155,7 @@ class Intake:
         if self._held:
             waits.append(_CONTROLS_SECONDS)
         self.scans += 1
-        changed |= self._waiting.gather_all(moment)
+        changed |= self._waiting.gather_all()
         if moment >= self._shown_until:
             self._shown_until = moment + rescan
             self._spool.outbox.show_queued_again()

@@ -7,7 +7,10 @@ has failed.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
 from runner.files import is_file
 from runner.holds import Hold
-from runner.spool.disk.disk import concerns_all
+from runner.spool.disk.disk import File, concerns_all
+from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.ids import is_away
 from runner.spool.inbox.inputs import (
     TABLE,
@@ -42,7 +46,20 @@ _CHECK_AGAIN_SECONDS = 0.5
 GATHER_SECONDS = 1.0
 """Of decoding and copying pictures, before the intake looks at control files and drops again."""
 _MOST_REMEMBERED = 1000
-_MOST_JOBS = 8
+_MOST_HELD = 64 << 20
+
+
+@dataclass
+class _Job:
+    """Of a waiting job: since when it waits, what it lacks in turn, and its copies by SHA-256."""
+
+    since: float
+    lacks: list[str] | None = None
+    copies: dict[bytes, str] | None = None
+    names: set[str] = field(default_factory=set)
+    size: int = 0
+    # Copies that are not written yet.
+    held: list[File] = field(default_factory=list)
 
 
 class InputWait:
@@ -54,11 +71,9 @@ class InputWait:
         self._outbox = spool.outbox
         self._disk = spool.disk
         self._faults = spool.faults
-        self._since: dict[int, float] = {}
+        self._jobs: dict[int, _Job] = {}
         # The hashes of the last pictures that were decoded: many jobs may name the same one.
         self._pictures: set[bytes] = set()
-        # Of the last jobs, by `seq`, what is copied.
-        self._copies: dict[int, dict[bytes, tuple[str, int]]] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
         self._next_seq = 0
@@ -67,7 +82,7 @@ class InputWait:
         self.seconds_to_next_check = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
-    def gather_all(self, moment: float) -> bool:
+    def gather_all(self) -> bool:
         """Gather for the waiting jobs; whether any of them is ready now or has failed.
 
         After a second the others are left to the next call.
@@ -77,7 +92,6 @@ class InputWait:
         changed = cut_short = False
         until = monotonic() + GATHER_SECONDS
         for record in sorted(waiting, key=lambda record: record.seq < self._next_seq):
-            self._since.setdefault(record.seq, moment)
             inputs = self._outbox.folder(record.id) / "inputs"
             if self._faults.seconds_left(inputs):
                 continue
@@ -93,35 +107,34 @@ class InputWait:
         rescan = self._home.settings.rescan_seconds
         again = min(_CHECK_AGAIN_SECONDS, rescan)
         self.seconds_to_next_check = 0.0 if cut_short else again if waiting else rescan
-        if len(self._unchanged) > _MOST_REMEMBERED:
+        # Of what is waited for nothing is forgotten, however much it is: it would never settle.
+        if not waiting and len(self._unchanged) > _MOST_REMEMBERED:
             self._unchanged.clear()
         for key in self._makers.keys() - {key_of(record.id) for record in waiting}:
             del self._makers[key]
-        for seq in self._since.keys() - {record.seq for record in waiting}:
-            del self._since[seq]
+        for seq in self._jobs.keys() - {record.seq for record in waiting}:
+            del self._jobs[seq]
         return changed
 
     def gather(self, record: Record) -> bool:
         """Copy the inputs that are there; whether the job is ready now, or has failed."""
         if not record.inputs_missing:
             return True
+        job = self._jobs.setdefault(record.seq, _Job(monotonic()))
+        if job.held:
+            # The last pass broke off before it wrote them.
+            job.held, job.copies = [], None
         inputs = dict(record.inputs)
         missing: dict[str, Record | None] = {}
         message = None
+        lacks = job.lacks
         until = monotonic() + GATHER_SECONDS
-        composed: list[tuple[Any, Any]] = []
-        if TABLE in record.realised:
-            composed += zip(*self._ledger.composed(record.seq), strict=True)
         try:
-            for field, text in paths_of(record.realised, composed):
-                if text in inputs or text in missing:
-                    continue
-                if field == TABLE:
-                    inputs[text] = self._copied_table(record, text, composed[0][1])
-                    continue
-                if monotonic() > until and len(inputs) > len(record.inputs):
-                    message = f"copying its images, of which {len(inputs):,} are there"
-                    break
+            if lacks is None:
+                lacks = [*dict.fromkeys(self._lacked(record, inputs))]
+            left, copied = deque(lacks), dict[str, str]()
+            while left and (len(left) == len(lacks) or monotonic() <= until):
+                text = left.popleft()
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 snapshot = self._settled(text)
@@ -129,10 +142,16 @@ class InputWait:
                     # The next drop of an id that is free again makes it, as the first one did.
                     missing[text] = None if maker and is_away(maker, self._outbox) else maker
                 else:
-                    inputs[text] = self._copy(record, text, snapshot, inputs)
-            if message is None and missing:
-                message = self._message(record, *next(iter(missing.items())))
-            self._refuse_circle(record, missing)
+                    copied[text] = self._copy(record, job, text, snapshot, inputs)
+                    if sum(len(data) for _, data in job.held) > _MOST_HELD:
+                        self._write_held(job, copied, inputs)
+            self._write_held(job, copied, inputs)
+            lacks = [*left, *missing]
+            if left and len(inputs) > len(record.inputs):
+                message = f"copying its images, of which {len(inputs):,} are there"
+            elif missing:
+                message = self._message(record, job, *next(iter(missing.items())))
+            self._refuse_circle(record, lacks)
         except DiskFull as error:
             # It is tried again when there is room; the copies made so far are kept.
             message = str(error)
@@ -149,6 +168,7 @@ class InputWait:
         if message is None:
             self._ledger.gathered(record.seq, inputs, None)
             return True
+        job.lacks = lacks and [text for text in lacks if text not in inputs]
         if inputs != record.inputs or message != record.waits_for:
             self._ledger.gathered(record.seq, inputs, message)
             if record.waits_for is not None:
@@ -164,28 +184,50 @@ class InputWait:
 
     def _settled(self, text: str) -> Snapshot | None:
         place, _ = self._folders.find(place_of(text, self._home))
+        settings, moment = self._home.settings, monotonic()
+        signature, since = self._unchanged.get(place, ((), moment))
+        if (
+            moment < since + settings.settle_seconds
+            and signature
+            and signature == _signature(place)
+        ):
+            return None
         snapshot = take(place, self._home)
         if snapshot is None or is_from_outbox(relative(text, self._home)):
             return snapshot
-        moment = monotonic()
-        signature, since = self._unchanged.get(place, ((), moment))
         if signature != snapshot.signature:
             self._unchanged[place] = (snapshot.signature, moment)
             since = moment
-        settings = self._home.settings
         quiet = settings.settle_seconds if snapshot.closed else settings.settle_seconds_unknown
         return snapshot if moment - since >= quiet else None
 
-    def _copied_table(self, record: Record, text: str, origin: Mapping[str, Any]) -> str:
+    def _lacked(self, record: Record, inputs: dict[str, str]) -> Iterator[str]:
+        """The images that a job lacks, in order, each once; its table is copied."""
+        composed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        if TABLE in record.realised:
+            composed += zip(*self._ledger.composed(record.seq), strict=True)
+        for name, text in paths_of(record.realised, composed):
+            if text not in inputs and name == TABLE:
+                inputs[text] = self._copied_table(record, text, composed[0][1]["table_sha256"])
+            elif text not in inputs:
+                yield text
+
+    def _copied_table(self, record: Record, text: str, sha256: str) -> str:
         """The name of the copy of a job's table, whose rows are in the ledger; none of another."""
         place, _ = self._folders.find(place_of(text, self._home))
         snapshot = take(place, self._home)
-        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != origin["table_sha256"]:
+        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != sha256:
             self._ledger.warn(record.seq, [f"{text} was changed after its rows were read"])
             return ""
-        return self._write(record, text, snapshot.public(text), {})
+        folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, ())
+        self._disk.make_folder(folder)
+        self._disk.replace(folder / name, snapshot.public(text), durable=True)
+        return name
 
-    def _copy(self, record: Record, text: str, snapshot: Snapshot, taken: dict[str, str]) -> str:
+    def _copy(
+        self, record: Record, job: _Job, text: str, snapshot: Snapshot, taken: Mapping[str, str]
+    ) -> str:
+        """The name of the copy of an image, which is held where there is none yet."""
         folder = self._outbox.folder(record.id) / "inputs"
         digest = hashlib.sha256(snapshot.data).digest()
         if snapshot.private or digest not in self._pictures:
@@ -194,28 +236,33 @@ class InputWait:
             if len(self._pictures) >= _MOST_REMEMBERED:
                 self._pictures.clear()
             self._pictures.add(digest)
-        if record.seq not in self._copies:
-            if len(self._copies) >= _MOST_JOBS:
-                self._copies.clear()
-            self._copies[record.seq] = copies_in(folder, taken.values())
-        copies, size = self._copies[record.seq], len(snapshot.data)
-        if digest in copies:
-            return copies[digest][0]
+        if job.copies is None:
+            found = copies_in(folder, taken.values())
+            job.copies = {digest: name for digest, (name, _) in found.items()}
+            job.names = {name.casefold() for name in taken.values()}
+            job.size = sum(size for _, size in found.values())
+        if digest in job.copies:
+            return job.copies[digest]
+        job.size += len(snapshot.data)
         most = self._home.settings.job_inputs_mb
-        if sum(size for _, size in copies.values()) + size > most * 1e6:
+        if job.size > most * 1e6:
             raise InputBad(
                 f"the images of this job are larger than {most:g} MB together: scale them down, "
                 "or raise `job_inputs_mb` in fluxdrop.yaml"
             )
-        name = self._write(record, text, snapshot.data, taken)
-        copies[digest] = name, size
+        name = job.copies[digest] = copy_name(text, job.names)
+        job.names.add(name.casefold())
+        job.held.append((folder / name, snapshot.data))
         return name
 
-    def _write(self, record: Record, text: str, data: bytes, taken: Mapping[str, str]) -> str:
-        folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, taken)
-        self._disk.make_folder(folder)
-        self._disk.replace(folder / name, data, durable=True)
-        return name
+    def _write_held(self, job: _Job, copied: dict[str, str], inputs: dict[str, str]) -> None:
+        """Write the copies that are held, after which a job has them."""
+        if job.held:
+            self._disk.make_folder(Path(job.held[0][0]).parent)
+            self._disk.replace_many(job.held)
+            job.held.clear()
+        inputs |= copied
+        copied.clear()
 
     def _refuse_circle(self, record: Record, missing: Iterable[str]) -> None:
         """Raise InputMissing where jobs wait for each other, seen from the last of them to come."""
@@ -236,10 +283,10 @@ class InputWait:
             seen.add(maker)
             left |= self._makers.get(maker, set()) - seen
 
-    def _message(self, record: Record, missing: str, maker: Record | None) -> str:
+    def _message(self, record: Record, job: _Job, missing: str, maker: Record | None) -> str:
         """What a job waits for. Raises InputMissing where it waits no longer."""
         if maker is None:
-            waited = monotonic() - self._since.setdefault(record.seq, monotonic())
+            waited = monotonic() - job.since
             place, near = self._folders.find(place_of(missing, self._home))
             hint = hint_of(near)
             if waited < self._home.settings.input_wait_seconds:
@@ -250,7 +297,8 @@ class InputWait:
             raise InputMissing(
                 f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
             )
-        if missing.endswith(ORIGINAL) and not maker.realised.get("keep_original"):
+        keeps = maker.realised.get("keep_original") or TABLE in maker.realised
+        if missing.endswith(ORIGINAL) and not keeps:
             raise InputMissing(f"{missing} will not be made: {maker.id} has no `keep_original`")
         if maker.is_final:
             raise InputMissing(
@@ -258,3 +306,10 @@ class InputWait:
                 f"it: mend that job, then put a file {record.id}.retry into the inbox"
             )
         return f"waiting for job {maker.id}, which makes {missing}"
+
+
+def _signature(place: Path) -> tuple[int, ...]:
+    try:
+        return signature_of(os.stat(place))
+    except OSError:
+        return ()

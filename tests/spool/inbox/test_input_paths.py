@@ -138,7 +138,7 @@ def test_a_picture_of_a_jobs_folder_is_made_by_that_job(
 def test_a_copy_has_a_safe_short_name_that_no_other_copy_has(
     text: str, taken: list[str], name: str
 ) -> None:
-    assert copy_name(text, {str(n): other for n, other in enumerate(taken)}) == name
+    assert copy_name(text, {other.casefold() for other in taken}) == name
 
 
 def test_an_image_is_read_whole_with_what_is_known_of_its_writer(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from runner.files import open_regular
 from runner.settings import Home
+from runner.spool.disk.disk import Disk
 from runner.spool.inbox import acknowledge, waiting
 from runner.spool.inbox.inputs import Folders, Snapshot, take
 from runner.spool.inbox.waiting import InputWait
@@ -472,9 +473,9 @@ def test_pictures_are_copied_for_a_second_at_a_time_and_every_job_has_its_turn(
         gathered[-1].append(record.id)
         return gather(self, record)
 
-    def all_of_them(self: InputWait, moment: float) -> bool:
+    def all_of_them(self: InputWait) -> bool:
         gathered.append([])
-        return gather_all(self, moment)
+        return gather_all(self)
 
     monkeypatch.setattr(InputWait, "gather", one)
     monkeypatch.setattr(InputWait, "gather_all", all_of_them)
@@ -557,3 +558,69 @@ def test_an_image_in_a_folder_that_may_not_be_searched_ends_its_job_with_a_sente
     status = spool.end("edit")
     assert (status["state"], status["reason"]) == ("failed", "InputBad")
     assert "Permission denied" in status["message"]
+
+
+def test_more_pictures_than_are_remembered_or_looked_at_in_one_pass_all_come(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the signatures of all were forgotten at every pass, and none ever settled."""
+    monkeypatch.setattr(waiting, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(waiting, "GATHER_SECONDS", 0.0)
+    (idle_spool.home.inbox / "p").mkdir()
+    for number in range(7):
+        (idle_spool.home.inbox / "p" / f"{number}.png").write_bytes(png(f"#0{number}0000"))
+    idle_spool.start()
+    spec = "kind: kontext\nmodel: tiny\nprompt: make it green\nmatrix: {image: 'p/*.png'}\n"
+    idle_spool.drop("edit.yaml", spec)
+    assert idle_spool.end("edit")["images"]["done"] == 7
+    copies = sorted(path.name for path in (idle_spool.home.job("edit") / "inputs").iterdir())
+    assert copies == [f"{number}.png" for number in range(7)]
+
+
+def test_a_pass_stops_where_pictures_are_missing_too_and_goes_on_there(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: thousands of missing pictures were all looked for at each pass."""
+    monkeypatch.setattr(waiting, "GATHER_SECONDS", 0.0)
+    looked: list[str] = []
+
+    def noting(place: Path, home: Home) -> Snapshot | None:
+        looked.append(place.name)
+        return take(place, home)
+
+    monkeypatch.setattr(waiting, "take", noting)
+    spool.drop("mix.yaml", "kind: redux\nmodel: tiny\nimage: [a.png, b.png, c.png]\nseed: 1\n")
+    spool.until(lambda: len(looked) >= 7)
+    assert looked[:7] == ["a.png", "b.png", "c.png", "a.png", "b.png", "c.png", "a.png"]
+
+
+def test_the_copies_of_one_pass_are_written_together(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: each was synced alone."""
+    together: list[int] = []
+    replace_many = Disk.replace_many
+
+    def noting(disk: Disk, files: Any, **options: Any) -> None:
+        if any("inputs" in str(path) for path, _ in files):
+            together.append(len(files))
+        replace_many(disk, files, **options)
+
+    monkeypatch.setattr(Disk, "replace_many", noting)
+    for number in range(4):
+        (spool.home.inbox / f"{number}.png").write_bytes(png(f"#0{number}0000"))
+    spool.drop("mix.yaml", "kind: redux\nmodel: tiny\nimage: [0.png, 1.png, 2.png, 3.png]\n")
+    assert spool.end("mix")["state"] == "succeeded"
+    assert sum(together) == 4 and len(together) < 4
+
+
+def test_a_picture_that_the_rows_of_another_job_keep_is_waited_for(spool: Spool) -> None:
+    """Seen red: `a will not be made: night has no keep_original`."""
+    rows = "prompt,upscale,keep_original\na red circle,2,true\n"
+    (spool.home.inbox / "p.csv").write_text(rows)
+    spool.device.by_hand = True
+    spool.drop("night.yaml", "kind: text2img\nmodel: tiny\ntable: p.csv\n")
+    spool.until(lambda: spool.device.task)
+    spool.drop("edit.yaml", EDIT.format(image="outbox/night/night-0001.original.png"))
+    spool.until(lambda: spool.status("edit").get("message"))
+    assert "waiting for job night" in spool.status("edit")["message"]
