@@ -35,7 +35,7 @@ from composer.parameters import (
     without_seeds,
 )
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
-from composer.table import PARTS, Fault, Row, Table
+from composer.table import PARTS, Fault, Row, Table, over
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows
 from specs import expand
 from specs.errors import Problem, SpecInvalid
@@ -252,7 +252,7 @@ def make_plan(
 
     count = 0
     for row, expansion in rows:
-        of_row = {**spec, **row.fields}
+        of_row = over(spec, row.fields)
         prompts_of = expansion.count() if expansion else 1
         count += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
         expand.count(rest, count)  # refused before its prompts are made

@@ -30,7 +30,7 @@ PARTS = {"subject": "subjects", "variable": "variables", "extra": "extra"}
 # They are the job's, or what a row is combined with; a LoRA is hashed once for a job.
 _NO_COLUMNS = frozenset(
     "kind id priority window not_before tags notes compose choices sample sample_seed table"
-    " on_error matrix loras schema $schema result".split()
+    " on_error matrix loras reuse preview schema $schema result".split()
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _NEUTRALISED = re.compile(r"'(?=[=+\-@\t])")
@@ -87,6 +87,13 @@ class Table:
             listed.append((self.where(placed[MAX_REPORTED].row), more))
         problems = [Problem(0, 0, f"table: {where}", message) for where, message in listed]
         return SpecInvalid(faults[0].reason, problems)
+
+
+def over(spec: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with the fields of a row, whose seeds leave none of the spec's that exclude them."""
+    own = {"seed", "count"} & row.keys()
+    excluded = ("seed", "count") if "seeds" in row else ("seeds",) if own else ()
+    return {**{key: value for key, value in spec.items() if key not in excluded}, **row}
 
 
 def read_table(
@@ -291,7 +298,7 @@ class _Reader:
         before = {fault.column for fault in own}
         custom_id = record.pop("custom_id", None)
         parts = {PARTS[name]: record.pop(name) for name in PARTS if name in record}
-        merged = {**self._base, **record}
+        merged = over(self._base, record)
         if parts:
             merged["compose"] = {**self._base["compose"], **parts}
         checked = check(Document(merged))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from composer.plan import make_plan
 from composer.table import Row, Table, read_table
 from specs.errors import SpecInvalid
 
@@ -99,7 +101,6 @@ def test_an_unknown_column_is_told_with_the_one_that_was_meant() -> None:
         ("prompt,steps\na,many\n", {}, "row 2, column steps: 'many' is not a whole number"),
         ("prompt,seeds\na,[1\n", {}, "row 2, column seeds: not JSON: "),
         ("prompt,seed\n,1\n", {}, "row 2: 'prompt' is required for text2img (or 'compose')"),
-        ("prompt,seed\na,1\n", {"seeds": [1]}, "row 2, column seed: 'seed' and 'seeds' exclude"),
         ('prompt\n"a\n\nb"\nx\x07y\n', {}, "row 3, column prompt: the character U+0007"),
     ],
 )
@@ -230,3 +231,29 @@ def test_whatever_a_file_holds_it_is_a_table_or_is_refused(parts: list[str], end
         assert error.problems
     else:
         assert found.rows or told(found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "made"),
+    [
+        ("prompt,seed\na,5\nb,\n", {"seeds": {"start": 1, "count": 2}}, [5, 1, 2]),
+        ("prompt,count\na,2\nb,\n", {"seeds": [7]}, [None, None, 7]),
+        ('prompt,seeds\na,"[3,4]"\nb,\n', {"seed": 9, "count": 2}, [3, 4, 9, 10]),
+    ],
+)
+def test_the_seeds_of_a_row_win_over_those_of_the_spec(
+    rows: str, seeds: dict[str, Any], made: list[int | None], tmp_path: Path
+) -> None:
+    """Seen red: `'seed' and 'seeds' exclude each other`."""
+    found = table(rows, **seeds)
+    assert not told(found)
+    plan = make_plan({**SPEC, **seeds}, tmp_path, table=found)
+    assert [plan.item(number).seed for number in range(plan.count)] == made
+
+
+@pytest.mark.parametrize("name", ["reuse", "preview"])
+def test_what_a_job_does_as_a_whole_is_no_column(name: str) -> None:
+    """Seen red: the column was taken, and what the spec says of it was off."""
+    assert told(table(f"prompt,{name}\na,true\n")) == [
+        f"products.csv: row 1, column {name}: {name!r} is no column: put it into the spec"
+    ]
