@@ -146,9 +146,9 @@ def bring_images(
 ) -> list[str]:
     """Copy the table and the images beside a spec file into the inbox, and return their names.
 
-    Copies only files that the spec, or a row of its table, names without a folder and that are not
-    in the inbox yet.
-    Copies nothing for a spec that cannot be read: the runner reports what is wrong with it.
+    Copies only files that the spec, or a row of its table, names by a path below its own folder and
+    that are not in the inbox yet; nothing for a spec that cannot be read, of which the runner
+    reports what is wrong.
     Raises UsageProblem for an image that cannot be read, and when the inbox cannot be written.
     """
     from runner.spool.inbox.inputs import named_paths
@@ -161,7 +161,10 @@ def bring_images(
     copied = []
     named = [name for _, name in named_paths(spec)] if isinstance(spec, dict) else []
     for name in dict.fromkeys([*named, *in_rows]):
-        if "/" in name or "\\" in name or name.startswith("."):
+        steps = name.replace("\\", "/").split("/")
+        if name[:1] in ("/", "\\", "~", ".") or ".." in steps or ":" in name:
+            continue
+        if len(steps) > 1 and steps[0] in ("inbox", "outbox"):
             continue
         image = beside(spec_file, name)
         try:
@@ -173,8 +176,9 @@ def bring_images(
             if is_there(there):
                 if read_file(there) != picture:
                     raise UsageProblem(
-                        f"the inbox has another {name} than {spec_file.parent}: give one of them "
-                        "another name"
+                        f"the inbox has another {name} than the one beside {spec_file.name}: remove"
+                        f" inbox/{name} (accepted jobs have copies of their own), or give one of"
+                        " them another name"
                     )
                 continue
         except OSError as error:
@@ -186,11 +190,12 @@ def bring_images(
 
 def beside(spec_file: Path, name: str) -> Path:
     """The file beside a spec that a name in it means, which may be spelled otherwise; see Names."""
+    folder, _, last = name.replace("\\", "/").rpartition("/")
     names: list[str] = []
-    with contextlib.suppress(PermissionError):  # a folder may be entered and not listed
-        names = names_in(spec_file.parent)
-    found = Names(names).alike(name)
-    return spec_file.parent / (found[0] if len(found) == 1 else name)
+    with contextlib.suppress(PermissionError, ValueError):  # a folder may be entered and not listed
+        names = names_in(spec_file.parent / folder)
+    found = Names(names).alike(last)
+    return spec_file.parent / folder / (found[0] if len(found) == 1 else last)
 
 
 def receipt(home: Home, drop: str, data: bytes | None = None) -> dict[str, Any] | None:

@@ -56,17 +56,20 @@ class TaskBuilder:
         """
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
-        place = place or (lambda text: self._copy(record.id, record.inputs[text]))
+        place = place or partial(self._copy, record)
         inputs = inputs_of(spec, place)
         origins = composed[1]
         origin = origins[(number - 1) * len(origins) // record.total] if origins else {}
         return InFlight(self._task(record, spec, number, inputs), spec, origin)
 
-    def _copy(self, job: str, name: str) -> Path:
+    def _copy(self, record: Record, text: str) -> Path:
         """The job's own copy of an input image, in a folder that others may write to.
 
-        Raises InputBad where something else took its place.
+        Raises InputBad where there is none, or something else took its place.
         """
+        job, name = record.id, record.inputs[text]
+        if not name:
+            raise InputBad(f"{text} could not be had, see the job's warnings: mend it, then retry")
         copy = self._home.job(job) / "inputs" / name
         own = Path(os.path.realpath(self._home.outbox), job, "inputs", name)
         if is_there(copy) and not (Path(os.path.realpath(copy)) == own and is_file(copy)):

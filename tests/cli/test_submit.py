@@ -52,6 +52,21 @@ def test_another_picture_of_the_name_in_the_inbox_is_not_taken_for_the_one_besid
     assert here("submit", str(file)).code == 0
 
 
+@pytest.mark.parametrize("named", ["[p/a.png, p/b.png]", "p/*.png"], ids=["by name", "by pattern"])
+def test_pictures_in_a_folder_beside_the_spec_are_brought(
+    here: Here, tmp_path: Path, named: str
+) -> None:
+    """Seen red: `all well`, and ten minutes later that they had not come."""
+    (tmp_path / "p").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "p" / name).write_bytes(b"a picture")
+    file = tmp_path / "edit.yaml"
+    file.write_text(f"kind: redux\nmodel: tiny\nmatrix: {{image: {named}}}\n", encoding="utf-8")
+    assert "warning" not in here("check", str(file)).err
+    assert here("submit", str(file)).code == 0
+    assert sorted(os.listdir(here.home / "inbox" / "p")) == ["a.png", "b.png"]
+
+
 def test_a_picture_that_is_nowhere_is_told_at_once_with_the_name_that_may_be_meant(
     here: Here, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ _MOST_PROBLEMS = 101
 _SIDES = ("width", "height")
 
 Beside = Callable[[str], Path] | None
-"""Where a table may lie that is to be brought into the inbox, by its name."""
+"""Where a table or an image may lie that is to be brought into the inbox, by its name."""
 
 
 class Catalogue(Protocol):
@@ -166,7 +166,7 @@ def _assess(
         spec |= _with_loras(checked, spec, home, catalogue, absent)
     spec = _reliable(checked, spec)
     with collected():
-        spec |= _with_pictures(checked, spec, home)
+        spec |= _with_pictures(checked, spec, home, beside)
     if TABLE in spec and "kind" in checked.value:
         with collected():
             data, awaits = _table_bytes(spec[TABLE], home, beside)
@@ -468,13 +468,15 @@ def _refused_paths(spec: Mapping[str, Any], home: Home) -> Iterator[tuple[str, s
             yield path, str(error)
 
 
-def _with_pictures(checked: Checked, spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+def _with_pictures(
+    checked: Checked, spec: Mapping[str, Any], home: Home, beside: Beside
+) -> dict[str, Any]:
     """The matrix with the images that its patterns name now."""
     varied = spec.get("matrix", {}).get("image", ())
     listed = [varied] if isinstance(varied, str) else varied
-    found = {text: matching(text, home) for text in listed}
+    found = {text: matching(text, home, beside) for text in listed}
     absent = (
-        (f"matrix.image.{n}", f"no image matches {text!r}: put them there before the spec")
+        (f"matrix.image.{n}", f"no image matches {text!r}: put them into the inbox before the spec")
         for n, text in enumerate(listed)
         if not found[text]
     )

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -91,8 +91,11 @@ def place_of(text: str, home: Home) -> Path:
     return place
 
 
-def matching(text: str, home: Home) -> list[str]:
-    """The images that a pattern like `photos/*.jpg` names, in natural order; a path as it is."""
+def matching(text: str, home: Home, beside: Callable[[str], Path] | None = None) -> list[str]:
+    """The images that a pattern like `photos/*.jpg` names, in natural order; a path as it is.
+
+    `beside` gives a path beside the spec, where they lie that are to be brought into the inbox.
+    """
     try:
         place = place_of(text, home)
     except PathNotAllowed:
@@ -100,9 +103,10 @@ def matching(text: str, home: Home) -> list[str]:
     if not {"*", "?"}.intersection(text) or is_there(place):
         return [text]
     folder = text.replace("\\", "/").rpartition("/")[0]
+    near = [] if beside is None or is_absolute(text) else names_in(beside(text).parent)
     found = (
         f"{folder}/{name}" if folder else name
-        for name in names_in(place.parent)
+        for name in {*names_in(place.parent), *near}
         if fnmatch(name.lower(), place.name.lower())
         and name.lower().endswith(_ENDINGS)
         and not is_ignored(name)

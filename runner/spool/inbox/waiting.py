@@ -10,6 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from runner.spool.inbox.inputs import (
     hint_of,
     is_from_outbox,
     maker_of,
+    named_paths,
     paths_of,
     place_of,
     relative,
@@ -137,15 +139,22 @@ class InputWait:
                 text = left.popleft()
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
-                snapshot = self._settled(text)
-                if snapshot is None:
-                    # The next drop of an id that is free again makes it, as the first one did.
-                    missing[text] = None if maker and is_away(maker, self._outbox) else maker
-                else:
+                with self._going_without(record, text, inputs):
+                    snapshot = self._checked(text)
+                    if snapshot is None:
+                        # The next drop of an id that is free again makes it, as the first one did.
+                        missing[text] = None if maker and is_away(maker, self._outbox) else maker
+                        continue
+                if text not in inputs:
                     copied[text] = self._copy(record, job, text, snapshot, inputs)
                     if sum(len(data) for _, data in job.held) > _MOST_HELD:
                         self._write_held(job, copied, inputs)
             self._write_held(job, copied, inputs)
+            missing = {
+                text: maker
+                for text, maker in missing.items()
+                if self._still_waits(record, job, text, maker, inputs)
+            }
             lacks = [*left, *missing]
             if left and len(inputs) > len(record.inputs):
                 message = f"copying its images, of which {len(inputs):,} are there"
@@ -175,6 +184,29 @@ class InputWait:
                 self._outbox.write_status(record.seq)
         return False
 
+    @contextmanager
+    def _going_without(self, record: Record, text: str, inputs: dict[str, str]) -> Iterator[None]:
+        """Note what only some images of a job cannot have: those fail, when their turn comes."""
+        try:
+            yield
+        except JobFailed as error:
+            named = named_paths(record.realised)
+            of_all = {each for path, each in named if not path.startswith("matrix")}
+            if record.total < 2 or text in of_all:
+                raise
+            self._ledger.warn(record.seq, [f"{text}: {error}"])
+            inputs[text] = ""
+
+    def _still_waits(
+        self, record: Record, job: _Job, text: str, maker: Record | None, inputs: dict[str, str]
+    ) -> bool:
+        """Whether an image is to come. Raises InputMissing where no image can do without it."""
+        settings = self._home.settings
+        if maker is not None or monotonic() - job.since >= settings.input_wait_seconds:
+            with self._going_without(record, text, inputs):
+                self._message(record, job, text, maker)
+        return text not in inputs
+
     def is_settled(self, text: str) -> bool:
         """Whether a file that a spec names is whole, or will never be read."""
         try:
@@ -200,6 +232,21 @@ class InputWait:
             since = moment
         quiet = settings.settle_seconds if snapshot.closed else settings.settle_seconds_unknown
         return snapshot if moment - since >= quiet else None
+
+    def _checked(self, text: str) -> Snapshot | None:
+        """An image that is whole; before it is copied: what is none must not get into the outbox.
+
+        Raises InputBad.
+        """
+        snapshot = self._settled(text)
+        if snapshot is not None:
+            digest = hashlib.sha256(snapshot.data).digest()
+            if snapshot.private or digest not in self._pictures:
+                snapshot.checked(text)
+                if len(self._pictures) >= _MOST_REMEMBERED:
+                    self._pictures.clear()
+                self._pictures.add(digest)
+        return snapshot
 
     def _lacked(self, record: Record, inputs: dict[str, str]) -> Iterator[str]:
         """The images that a job lacks, in order, each once; its table is copied."""
@@ -230,12 +277,6 @@ class InputWait:
         """The name of the copy of an image, which is held where there is none yet."""
         folder = self._outbox.folder(record.id) / "inputs"
         digest = hashlib.sha256(snapshot.data).digest()
-        if snapshot.private or digest not in self._pictures:
-            # Before anything is copied: what is no picture must not appear in the outbox.
-            snapshot.checked(text)
-            if len(self._pictures) >= _MOST_REMEMBERED:
-                self._pictures.clear()
-            self._pictures.add(digest)
         if job.copies is None:
             found = copies_in(folder, taken.values())
             job.copies = {digest: name for digest, (name, _) in found.items()}

@@ -624,3 +624,34 @@ def test_a_picture_that_the_rows_of_another_job_keep_is_waited_for(spool: Spool)
     spool.drop("edit.yaml", EDIT.format(image="outbox/night/night-0001.original.png"))
     spool.until(lambda: spool.status("edit").get("message"))
     assert "waiting for job night" in spool.status("edit")["message"]
+
+
+def test_one_picture_that_is_none_costs_its_own_images_and_no_others(spool: Spool) -> None:
+    """Seen red: of three hundred photos with a damaged one, none was made."""
+    (spool.home.inbox / "p").mkdir()
+    for name, data in (("a.png", png()), ("b.png", b"text"), ("c.png", png("blue"))):
+        (spool.home.inbox / "p" / name).write_bytes(data)
+    spool.drop("night.yaml", "kind: redux\nmodel: tiny\nseed: 1\nmatrix: {image: 'p/*.png'}\n")
+    status = spool.end("night")
+    assert (status["state"], status["images"]["done"], status["images"]["failed"]) == (
+        "failed", 2, 1,
+    )  # fmt: skip
+    assert any("p/b.png" in warning for warning in status["warnings"])
+    assert "p/b.png could not be had" in status["message"]
+    (spool.home.inbox / "p" / "b.png").write_bytes(png("green"))
+    spool.drop("night.retry", b"")
+    assert spool.end("night-2")["state"] == "succeeded"
+
+
+def test_a_row_whose_picture_never_comes_costs_its_own_image_and_no_others(
+    idle_spool: Spool,
+) -> None:
+    spool = Spool(idle_spool.home.root, input_wait_seconds=0.2, rescan_seconds=0.1)
+    spool.start()
+    (spool.home.inbox / "a.png").write_bytes(png())
+    (spool.home.inbox / "t.csv").write_text("prompt,image\ngreen,a.png\nblue,gone.png\n")
+    spool.drop("t.yaml", "kind: kontext\nmodel: tiny\nseed: 1\ntable: t.csv\n")
+    status = spool.end("t")
+    spool.stop()
+    assert (status["images"]["done"], status["images"]["failed"]) == (1, 1)
+    assert any("gone.png did not arrive" in warning for warning in status["warnings"])
