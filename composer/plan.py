@@ -10,7 +10,7 @@ makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -50,10 +50,10 @@ _NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables=
 class Plan:
     """The plan of a spec with `compose` or a `table`; `spec` and `prompts` are for `specs.expand`.
 
-    `faults` are those of the rows, which `without` leaves out. `duplicates` have the entry each is
-    equal to, which is made in its place. `violations` and `over_long` are the prompts that are
-    forbidden or too long. Where `rejects` is true they refuse the whole job, and `entries` contains
-    them; else they are left out.
+    `faults` are those of the rows, which `without` leaves out: `dropped` has these.
+    `duplicates` have the entry each is equal to, which is made in its place. `violations` and
+    `over_long` are the prompts that are forbidden or too long. Where `rejects` is true they
+    refuse the whole job, and `entries` contains them; else they are left out.
     """
 
     pack: Pack
@@ -70,6 +70,7 @@ class Plan:
     model_defaults: ModelDefaults = no_defaults
     table: Table | None = None
     faults: tuple[Fault, ...] = ()
+    dropped: tuple[Fault, ...] = ()
 
     @cached_property
     def owned(self) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
@@ -133,9 +134,20 @@ class Plan:
                 "row": entry.row.number,
                 **{key: part for key, part in entry.fields.items() if key.startswith("x_")},
             }
-            if entry.row.custom_id:
-                record["custom_id"] = entry.row.custom_id
+            if entry.row.number in self.table.custom_ids:
+                record["custom_id"] = self.table.custom_ids[entry.row.number]
         return record
+
+    def rows_left_out(self) -> list[dict[str, Any]]:
+        """Of each row that is left out its number and why, for the results."""
+        rows: dict[int, dict[str, Any]] = {}
+        for fault in sorted(self.dropped, key=lambda fault: fault.row):
+            message = f"{fault.column}: {fault.message}" if fault.column else fault.message
+            known = rows.setdefault(fault.row, {"row": fault.row, "reason": fault.reason})
+            known["message"] = f"{known['message']}; {message}" if "message" in known else message
+            if self.table and fault.row in self.table.custom_ids:
+                known["custom_id"] = self.table.custom_ids[fault.row]
+        return [*rows.values()]
 
     def without(self, faults: Sequence[Fault]) -> "Plan":
         """The plan without the rows that are faulty, which are listed."""
@@ -143,7 +155,10 @@ class Plan:
         numbers = {fault.row for fault in faults}
         left = (entry for entry in self.entries if not entry.row or entry.row.number not in numbers)
         skipped = (Skipped(self.table.where(f.row, f.column), f.message) for f in faults)
-        return replace(self, entries=tuple(left), skipped=(*self.skipped, *skipped), faults=())
+        return replace(
+            self, entries=tuple(left), skipped=(*self.skipped, *skipped), faults=(),
+            dropped=(*self.dropped, *faults),
+        )  # fmt: skip
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -226,12 +241,16 @@ def make_plan(
                 expansions[key] = Expansion(pack, choice, named)
             rows.append((row, expansions.get(key)))
         except SpecInvalid as error:
-            faults += _faults_of(error, row)
+            faults += _faults_of(error, row, columns)
     by_seed = any(each.by_seed for each in expansions.values())
     made: dict[Expansion, list[Assembled]] = {each: [] for each in expansions.values()}
 
-    def of_pack(expansion: Expansion, of_row: Mapping[str, Any], own: Mapping[str, Any]) -> Prompts:
-        found: list[Skipped] = []
+    def of_pack(
+        expansion: Expansion,
+        of_row: Mapping[str, Any],
+        own: Mapping[str, Any],
+        found: list[Skipped],
+    ) -> Prompts:
         expansion.by_seed = by_seed
         for combination in expansion.prompts(found):
             subject, variable = combination.subject, combination.variable
@@ -248,7 +267,6 @@ def make_plan(
                 assembled, report = composed[parts]
                 made[expansion].append(assembled)
                 yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
-        skipped.update(dict.fromkeys(found))
 
     count = 0
     for row, expansion in rows:
@@ -258,24 +276,37 @@ def make_plan(
         expand.count(rest, count)  # refused before its prompts are made
         own = {key: value for key, value in of_row.items() if key in columns}
         where = table.where(row.number, "" if selected else "prompt") if table else ""
+        found: list[Skipped] = []
         if expansion:
-            entries_of = of_pack(expansion, of_row, own)
+            entries_of = of_pack(expansion, of_row, own, found)
         else:
             # That of the spec is audited once, by itself.
             report = audit(row.fields.get("prompt", ""), terms, (), languages)
             prompt = Assembled(str(of_row.get("prompt", "")), (), pack.max_chars)
             entries_of = iter([("", None, prompt, report, own)])
-        for prompt_of_row in entries_of:
+        number = 0
+        for number, prompt_of_row in enumerate(entries_of, 1):
             entry = Entry(*prompt_of_row, row if table else None, where)
             first = by_key.setdefault(duplicate_key(entry), entry)
             if first is not entry:
                 duplicates.append((entry, first))
+        if table and not number:
+            reason = next((s.reason for s in found), "what it selects is empty or switched off")
+            faults.append(Fault(row.number, "", reason, "PackInvalid"))
+        else:
+            skipped |= dict.fromkeys(found)
     entries = list(by_key.values())
     violations = tuple(entry for entry in entries if not entry.report.ok)
     over_long = tuple(entry for entry in entries if entry.assembled.over_by)
     rejects = "skip" not in (selected.get("on_violation"), table and spec.get("on_error"))
+    dropped: dict[Fault, None] = {}
     if not rejects:
-        skipped |= dict.fromkeys(left_out(entry) for entry in (*violations, *over_long))
+        why = [(entry, left_out(entry)) for entry in (*violations, *over_long)]
+        skipped |= dict.fromkeys(each for _, each in why)
+        for entry, each in why:
+            if entry.row and table:
+                reason = "PromptTooLong" if entry.report.ok else "PromptForbidden"
+                dropped[Fault(entry.row.number, "prompt", each.reason, reason)] = None
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
     model = pack.defaults.get("model", settings.get("model"))
     tokens = count_tokens(entries, spec, model, model_defaults)
@@ -304,15 +335,16 @@ def make_plan(
         model_defaults=model_defaults,
         table=table,
         faults=tuple(faults),
+        dropped=tuple(dropped),
     )
 
 
-def _faults_of(error: SpecInvalid, row: Row) -> Iterator[Fault]:
+def _faults_of(error: SpecInvalid, row: Row, columns: Container[str]) -> Iterator[Fault]:
     """The faults of the names in a row. Raises the error where the spec has them."""
-    columns = {f"compose.{part}": (name, part) for name, part in PARTS.items()}
+    names = {f"compose.{part}": name for name, part in PARTS.items()}
     for problem in error.problems:
-        name, part = columns.get(problem.path, ("", ""))
-        if part not in row.parts:
+        name = names.get(problem.path, "")
+        if name not in columns:
             raise error
         yield Fault(row.number, name, problem.message, error.reason)
 

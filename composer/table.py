@@ -58,12 +58,14 @@ class Row:
     number: int
     fields: Mapping[str, Any]
     parts: Mapping[str, Any] = field(default_factory=dict)
-    custom_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a table that can be made, its columns, and the faults of the others."""
+    """The rows of a table that can be made, its columns, and the faults of the others.
+
+    `custom_ids` are those of OpenAI's requests, by row.
+    """
 
     name: str
     sha256: str
@@ -71,6 +73,7 @@ class Table:
     columns: frozenset[str]
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+    custom_ids: Mapping[int, str] = field(default_factory=dict)
 
     def where(self, row: int, column: str = "") -> str:
         """A cell, in words: "products.csv: row 17, column width"."""
@@ -122,7 +125,9 @@ def read_table(
     if not rows and not reader.faults:
         reader.refuse("NothingToRun", "the table has no rows")
     columns, faults = frozenset(reader.columns), tuple(reader.faults)
-    return Table(name, sha256, tuple(rows), columns, faults, tuple(reader.warnings()))
+    custom_ids = {row: custom_id for custom_id, row in reader.custom_ids.items()}
+    warnings = tuple(reader.warnings())
+    return Table(name, sha256, tuple(rows), columns, faults, warnings, custom_ids)
 
 
 class _Reader:
@@ -133,7 +138,7 @@ class _Reader:
         self._types = {key: _types(part) for key, part in self._fields.items()}
         self.columns: set[str] = set()
         self.faults: list[Fault] = []
-        self._custom_ids: dict[str, int] = {}
+        self.custom_ids: dict[str, int] = {}
         self._unknown: dict[str, None] = {}
         self._ignored: dict[str, None] = {}
 
@@ -219,7 +224,7 @@ class _Reader:
             return {}
         if value.get("url", _OPENAI_URL) != _OPENAI_URL:
             self.fault(number, "url", f"only {_OPENAI_URL} is understood")
-        if (first := self._custom_ids.setdefault(custom_id, number)) != number:
+        if (first := self.custom_ids.setdefault(custom_id, number)) != number:
             self.fault(number, "custom_id", f"{short(custom_id)} is that of line {first} too")
         self.columns.add("custom_id")
         record: dict[str, Any] = {"custom_id": custom_id}
@@ -296,7 +301,7 @@ class _Reader:
         """The row of a record, if it makes a valid spec."""
         own = takewhile(lambda fault: fault.row == number, reversed(self.faults))
         before = {fault.column for fault in own}
-        custom_id = record.pop("custom_id", None)
+        record.pop("custom_id", None)
         parts = {PARTS[name]: record.pop(name) for name in PARTS if name in record}
         merged = over(self._base, record)
         if parts:
@@ -314,7 +319,7 @@ class _Reader:
             else:
                 self.fault(number, "", f"{path}: {message}")
         if not before and not checked.problems:
-            yield Row(number, {key: checked.value[key] for key in record}, parts, custom_id)
+            yield Row(number, {key: checked.value[key] for key in record}, parts)
 
 
 def _csv(text: str, sign: str, **options: Any) -> Iterator[list[str]]:

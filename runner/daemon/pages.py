@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.clock import monotonic
-from runner.daemon.results import Results
+from runner.daemon.results import Results, has_results
 from runner.errors import Stopped
 from runner.files import is_folder
 from runner.gallery.page.layout import Shot, shots_of
@@ -30,6 +30,7 @@ from runner.wire import PREVIEW, Status
 log = logging.getLogger(__name__)
 
 NO_PAGE = "the contact sheet could not be written ({})"
+NO_RESULTS = "the tables of results could not be written ({})"
 _REFRESH_SECONDS = 5.0
 # A page of 500 images takes 0.05 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
@@ -121,6 +122,8 @@ class Pages:
         """
         began = monotonic()
         closed = self._pages_written.get(record.seq, Closed())
+        files: dict[str, str] = {}
+        warning = None
 
         def shots(numbers: Sequence[int]) -> list[Shot]:
             failed = (over[number] for number in numbers if over[number]["outcome"] == "failed")
@@ -133,19 +136,24 @@ class Pages:
             previews = record.realised.get("preview", False)
             made = pages_of(status, [*over], shots, closed, previews)
             pages, self._pages_made[record.seq] = made
-            return {**pages, **self._results.of_job(record)}, None
+            files |= pages
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
-            return {}, NO_PAGE.format(type(error).__name__)
-        finally:
-            ended = monotonic()
-            self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))
-            self.changed = True
+            warning, self._pages_made[record.seq] = NO_PAGE.format(type(error).__name__), closed
+        try:
+            files |= self._results.of_job(record)
+        except _FAULTS as error:
+            log.warning("no results for %s: %s", record.id, error)
+            warning = warning or NO_RESULTS.format(type(error).__name__)
+        ended = monotonic()
+        self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))
+        self.changed = True
+        return files, warning
 
     def refresh_job(self, record: Record) -> None:
         """Write those pages of a running job that have changed, if they are due."""
         due = self._due.setdefault(record.seq, monotonic())
-        if monotonic() < due or (record.total < 2 and not record.realised.get("preview")):
+        if monotonic() < due or not (has_results(record) or record.realised.get("preview")):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
         pages, _ = self.of_job(current, self._outbox.status(current))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from runner.spool.inbox.inputs import TABLE
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.queries import Queries
 from runner.spool.store.record import Record
@@ -36,8 +37,8 @@ class Results:
         self._rows: dict[int, dict[int, Row]] = {}
 
     def of_job(self, record: Record) -> dict[str, str]:
-        """The files of a job by name; of one that makes a single image, none."""
-        if record.total < 2:
+        """The files of a job by name; none of one that has no results."""
+        if not has_results(record):
             return {}
         prompts, origins = self._ledger.composed(record.seq)
         rows = self._rows.setdefault(record.seq, {})
@@ -46,12 +47,16 @@ class Results:
         new = [number for number in over if number not in rows]
         sidecars = self._outbox.sidecars(record.id, new)
         rest = range(first, record.total + 1) if record.is_final else new
+        unmade = _over(record.state, record.end_reason, record.end_message)
         for number in (number for number in rest if number not in rows):
             index = number - 1
             spec = expand.image(record.realised, index, record.base_seed or 0, prompts or None)
             origin = origins[index * len(origins) // record.total] if origins else {}
-            rows[number] = _row(spec, origin, over.get(number), sidecars.get(number))
+            rows[number] = _row(spec, origin, over.get(number, unmade), sidecars.get(number))
         found = [rows[number] for number in sorted(rows)]
+        if left := self._ledger.rows_left_out(record.seq):
+            found += [_row({}, r, _over("skipped", r["reason"], r["message"]), None) for r in left]
+            found.sort(key=lambda row: int(row["row"]))
         files = {JSONL: "".join(f"{_json(_shown(row))}\n" for row in found)}
         if record.is_final:
             files[CSV] = _csv(found)
@@ -64,13 +69,22 @@ class Results:
         self._rows.pop(seq, None)
 
 
+def has_results(record: Record) -> bool:
+    """Whether a job is one of several images, or of a table."""
+    return record.total > 1 or TABLE in record.realised
+
+
+def _over(outcome: str, reason: str | None, message: str | None) -> dict[str, Any]:
+    return {"outcome": str(outcome), "reason": reason, "message": message}
+
+
 def _row(
     spec: Mapping[str, Any],
     origin: Mapping[str, Any],
-    over: Any | None,
+    over: Any,
     sidecar: Mapping[str, Any] | None,
 ) -> Row:
-    """The row of an image that is over, or that an ended job has not made."""
+    """The row of an image that is over, or that an ended job has not made, or of one left out."""
     result = (sidecar or {}).get("result", {})
     more = {name: origin[name] for name in origin if name == "custom_id" or name[:2] == "x_"}
     return {
@@ -80,9 +94,9 @@ def _row(
         "prompt": (sidecar or spec).get("prompt"),
         "seed": (sidecar or spec).get("seed"),
         **{name: result.get(name) for name in ("file", "sha256", "width", "height")},
-        "state": over["outcome"] if over else "cancelled",
-        "reason": over["reason"] if over else None,
-        "message": over["message"] if over else None,
+        "state": over["outcome"],
+        "reason": over["reason"],
+        "message": over["message"],
         "seconds": result.get("seconds"),
         "verdict": origin.get("audit"),
         **more,

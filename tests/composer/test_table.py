@@ -168,9 +168,10 @@ def test_requests_of_openai_are_rows_and_what_has_no_meaning_is_listed() -> None
     other = {**BATCH, "custom_id": "b", "body": {"model": "tiny", "prompt": "x", "size": "auto"}}
     lines = [json.dumps({**BATCH, "body": BODY}), json.dumps(other)]
     found = table("\n".join(lines), "batch.jsonl")
+    assert found.custom_ids == {1: "a", 2: "b"}
     assert found.rows == (
-        Row(1, {"prompt": "a mug", "count": 2, "width": 1536, "height": 1024}, {}, "a"),
-        Row(2, {"model": "tiny", "prompt": "x"}, {}, "b"),
+        Row(1, {"prompt": "a mug", "count": 2, "width": 1536, "height": 1024}),
+        Row(2, {"model": "tiny", "prompt": "x"}),
     )
     assert found.warnings == (
         "batch.jsonl: no model here is called `gpt-image-1`: the default is taken",

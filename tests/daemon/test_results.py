@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.daemon import pages
-from runner.daemon.results import COLUMNS, _cell, _csv, _openai
+from runner.daemon.results import COLUMNS, Results, _cell, _csv
 from runner.spool.store.outbox import Outbox
 from tests.composer.helpers import write_pack
 from tests.daemon.columns import daemon_of
 from tests.harness import eventually
 from tests.spool.conftest import Spool
+from tests.spool.inbox.test_tables import put
 
 BULK = """\
 kind: text2img
@@ -116,17 +118,95 @@ def test_the_lines_grow_while_the_job_runs_and_each_sidecar_is_read_once(
     assert lengths[0] == 0 and lengths[2:] == [2, 3] and read == [1, 2, 3, 4]
 
 
-def test_a_batch_of_openais_is_answered_in_its_own_form(spool: Spool) -> None:
-    spool.drop("hero.yaml", BULK)
-    spool.end("hero")
-    rows = [dict(row, custom_id="one" if n < 2 else "two") for n, row in enumerate(in_jsonl(spool))]
-    rows[3] |= {"state": "failed", "reason": "OutOfMemory", "message": "too large", "file": None}
-    lines = [*map(json.loads, _openai(rows, _record(spool)).splitlines())]
-    assert [line["custom_id"] for line in lines] == ["one", "two"]
-    assert [len(line["response"]["body"]["data"]) for line in lines] == [2, 1]
+def test_a_batch_of_openais_is_answered_in_its_own_form_request_by_request(spool: Spool) -> None:
+    """Seen red: the request that was left out was in no line."""
+    bodies: dict[str, dict[str, Any]] = {
+        "one": {"prompt": "a red circle", "n": 2},
+        "two": {"prompt": "a star", "size": "wide"},
+        "three": {"prompt": "a blue square", "n": 2},
+    }
+    put(spool, "b.jsonl", "".join(
+        json.dumps({"custom_id": name, "url": "/v1/images/generations", "body": body}) + "\n"
+        for name, body in bodies.items()
+    ))  # fmt: skip
+    spool.device.failing["hero", 4] = ("OutOfMemory", "too large")
+    spool.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: b.jsonl\non_error: skip\n")
+    assert spool.end("hero")["state"] == "failed"
+    text = (spool.home.job("hero") / "results.openai.jsonl").read_text("utf-8")
+    lines = [*map(json.loads, text.splitlines())]
+    assert [line["custom_id"] for line in lines] == ["one", "two", "three"]
+    assert [len(line["response"]["body"]["data"]) if line["response"] else 0 for line in lines] == [
+        2, 0, 1,
+    ]  # fmt: skip
     assert lines[0]["error"] is None and lines[0]["response"]["status_code"] == 200
-    assert lines[1]["error"] == {"code": "OutOfMemory", "message": "too large"}
-    assert "custom_id" not in _csv(rows)
+    assert lines[1]["error"]["code"] == "SchemaInvalid" and "wide" in lines[1]["error"]["message"]
+    assert lines[2]["error"] == {"code": "OutOfMemory", "message": "too large"}
+    assert "custom_id" not in in_csv(spool)[0]
+
+
+def test_a_row_that_is_left_out_is_a_row_of_the_results_also_after_a_retry(spool: Spool) -> None:
+    """Seen red: the first hundred were told in the warnings, and none in the results."""
+    put(spool, "p.csv", "prompt,width\na,65\nb,64\nc,a lot\n")
+    spool.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: p.csv\non_error: skip\n")
+    spool.end("hero")
+    spool.drop("hero.retry", "")
+    spool.end("hero-2")
+    for job in ("hero", "hero-2"):
+        rows = [(r["row"], r["state"], r["reason"], r["prompt"]) for r in in_jsonl(spool, job)]
+        assert rows == [
+            (2, "skipped", "SchemaInvalid", None),
+            (3, "done", None, "b"),
+            (4, "skipped", "SchemaInvalid", None),
+        ]
+    assert in_csv(spool)[0]["message"] == "width: 65 is not a multiple of 16 (64 and 80 are)"
+
+
+def test_a_forbidden_row_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home", forbidden=["moon"])
+    spool.start()
+    put(spool, "p.csv", "prompt\na moon\na circle\n")
+    spool.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: p.csv\non_error: skip\n")
+    spool.end("hero")
+    spool.stop()
+    assert [(row["row"], row["reason"]) for row in in_jsonl(spool)] == [
+        (2, "PromptForbidden"), (3, None),
+    ]  # fmt: skip
+
+
+def test_a_table_of_one_row_has_results(spool: Spool) -> None:
+    """Seen red: it had none."""
+    put(spool, "p.csv", "prompt\na circle\n")
+    spool.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: p.csv\n")
+    spool.end("hero")
+    assert len(in_csv(spool)) == len(in_jsonl(spool)) == 1
+
+
+def test_the_unmade_images_of_a_job_that_failed_have_its_reason(spool: Spool) -> None:
+    """Seen red: they were `cancelled`, with no reason."""
+    spool.drop("hero.yaml", BULK + "image: never.png\nstrength: 0.5\n")
+    spool.until(lambda: spool.status("hero").get("reason") == "WaitingForInput")
+    (spool.home.inbox / "never.png").write_bytes(b"no picture")
+    status = spool.end("hero")
+    found = Results(daemon_of(spool).ledger, daemon_of(spool).spool.outbox).of_job(_record(spool))
+    rows = [json.loads(line) for line in found["results.jsonl"].splitlines()]
+    assert [(row["state"], row["reason"], row["message"]) for row in rows] == [
+        ("failed", "InputBad", status["message"])
+    ] * 4
+
+
+def test_a_fault_in_the_results_costs_no_contact_sheet(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: neither was written."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(Results, "of_job", fail)
+    spool.drop("hero.yaml", BULK)
+    status = spool.end("hero")
+    assert (spool.home.job("hero") / "index.html").exists()
+    assert pages.NO_RESULTS.format("ValueError") in status["warnings"]
 
 
 def test_columns_of_the_callers_own_come_after_ours() -> None:

@@ -76,7 +76,8 @@ class Assessment:
     """The result for one spec: what is to run (`reason` is None), or every problem with it.
 
     `composed` has, for each prompt of a `compose` or a `table`, its spec fields and what its images
-    record of the pack and the row, which are not read again. `plan` is there if the schema lets the
+    record of the pack and the row, which are not read again; `left_out`, of the same form, has no
+    fields and why a row is left out. `plan` is there if the schema lets the
     spec pass and its prompts could be made and counted. `absent` says which weights a spec that may
     run lacks on this machine: that is no problem, and true of this moment only. `uncomposed` marks
     a drop that is yet to be assessed in another process; `awaits` says which table has to be there
@@ -86,6 +87,7 @@ class Assessment:
     realised: Mapping[str, Any] = field(default_factory=dict)
     total: int = 0
     composed: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    left_out: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     base_seed: int | None = None
     explicit_id: str | None = None
     reason: str | None = None
@@ -208,6 +210,7 @@ def _assess(
         realised={"model": models.pop(), **spec} if plan and len(models) == 1 else spec,
         total=total,
         composed=tuple(zip(prompts, records, strict=True)),
+        left_out=tuple(({}, row) for row in plan.rows_left_out()) if plan else (),
         base_seed=draw_base(total) if needs_base(spec) else None,
         explicit_id=_id_in(spec),
         warnings=warnings,

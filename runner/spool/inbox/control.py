@@ -227,7 +227,8 @@ class Controls:
         if record.state not in _RETRIED:
             return None
         composed: Iterable[tuple[Any, Any]] = [
-            *zip(*self._ledger.composed(record.seq), strict=True)
+            *zip(*self._ledger.composed(record.seq), strict=True),
+            *(({}, row) for row in self._ledger.rows_left_out(record.seq)),
         ]
         if not record.spec:
             # Of one that was entered after the ledger was lost, only what its status says is known.

@@ -57,7 +57,7 @@ def assessed_again(
 ) -> tuple[Record, Iterable[tuple[Any, Any]]]:
     """A job that is known by its status only, queued as the spec in its folder says now.
 
-    Rejected where that would be rejected now. Comes with its prompts.
+    Rejected where that would be rejected now. Comes with its prompts, and the rows left out.
     """
     folder = spool.outbox.folder(record.id)
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if is_file(f)), None)
@@ -81,7 +81,7 @@ def assessed_again(
         # In a job without seeds, missing images continue the seeds of those that are there.
         number, sidecar = next(iter(sidecars.items()))
         again = replace(again, base_seed=sidecar["seed"] - (number - 1))
-    return again, assessment.composed
+    return again, (*assessment.composed, *assessment.left_out)
 
 
 def _copies(named: Iterable[tuple[str, str]], folder: Path) -> dict[str, str]:

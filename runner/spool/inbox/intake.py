@@ -317,7 +317,8 @@ class Intake:
         pending = self._compose_pool.of(drop)
         seq = pending.seq if pending else 0
         record = record_of(drop, assessment, job_id, seq)
-        record = self._ledger.accept(record, drop.identity, assessment.composed)
+        composed = (*assessment.composed, *assessment.left_out)
+        record = self._ledger.accept(record, drop.identity, composed)
         if assessment.uncomposed or self.controls.awaits(record.id, record.source_name):
             self._ledger.cancel(record.seq)
             record = self._ledger.get(record.seq)

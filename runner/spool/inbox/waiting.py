@@ -7,20 +7,17 @@ has failed.
 
 import hashlib
 import logging
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
 from runner.files import is_file
 from runner.holds import Hold
 from runner.spool.disk.disk import File, concerns_all
-from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.ids import is_away
 from runner.spool.inbox.inputs import (
     TABLE,
@@ -53,15 +50,24 @@ _MOST_HELD = 64 << 20
 
 @dataclass
 class _Job:
-    """Of a waiting job: since when it waits, what it lacks in turn, and its copies by SHA-256."""
+    """Of a waiting job: since when it waits, what it lacks in turn, and its copies by SHA-256.
+
+    The copies that are `held` are not written yet.
+    """
 
     since: float
     lacks: list[str] | None = None
     copies: dict[bytes, str] | None = None
     names: set[str] = field(default_factory=set)
     size: int = 0
-    # Copies that are not written yet.
     held: list[File] = field(default_factory=list)
+
+    def hold(self, folder: Path, text: str, data: bytes) -> str:
+        """Hold a copy; its name."""
+        name = copy_name(text, self.names)
+        self.names.add(name.casefold())
+        self.held.append((folder / name, data))
+        return name
 
 
 class InputWait:
@@ -123,20 +129,28 @@ class InputWait:
         if not record.inputs_missing:
             return True
         job = self._jobs.setdefault(record.seq, _Job(monotonic()))
-        if job.held:
-            # The last pass broke off before it wrote them.
-            job.held, job.copies = [], None
         inputs = dict(record.inputs)
+        if job.copies is None or job.held:
+            # The last pass, if there was one, broke off before it wrote what it held.
+            found = copies_in(self._outbox.folder(record.id) / "inputs", inputs.values())
+            job.copies = {digest: name for digest, (name, _) in found.items()}
+            job.names, job.held = {name.casefold() for name in inputs.values()}, []
+            job.size = sum(size for _, size in found.values())
         missing: dict[str, Record | None] = {}
         message = None
         lacks = job.lacks
         until = monotonic() + GATHER_SECONDS
         try:
             if lacks is None:
-                lacks = [*dict.fromkeys(self._lacked(record, inputs))]
+                composed = zip(*self._ledger.composed(record.seq), strict=True)
+                named = dict.fromkeys(text for _, text in paths_of(record.realised, composed))
+                lacks = [text for text in named if text not in inputs]
             left, copied = deque(lacks), dict[str, str]()
             while left and (len(left) == len(lacks) or monotonic() <= until):
                 text = left.popleft()
+                if text == record.realised.get(TABLE):
+                    copied[text] = self._copy_table(record, job, text)
+                    continue
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 with self._going_without(record, text, inputs):
@@ -146,7 +160,7 @@ class InputWait:
                         missing[text] = None if maker and is_away(maker, self._outbox) else maker
                         continue
                 if text not in inputs:
-                    copied[text] = self._copy(record, job, text, snapshot, inputs)
+                    copied[text] = self._copy(record, job, job.copies, text, snapshot)
                     if sum(len(data) for _, data in job.held) > _MOST_HELD:
                         self._write_held(job, copied, inputs)
             self._write_held(job, copied, inputs)
@@ -218,12 +232,6 @@ class InputWait:
         place, _ = self._folders.find(place_of(text, self._home))
         settings, moment = self._home.settings, monotonic()
         signature, since = self._unchanged.get(place, ((), moment))
-        if (
-            moment < since + settings.settle_seconds
-            and signature
-            and signature == _signature(place)
-        ):
-            return None
         snapshot = take(place, self._home)
         if snapshot is None or is_from_outbox(relative(text, self._home)):
             return snapshot
@@ -248,53 +256,31 @@ class InputWait:
                 self._pictures.add(digest)
         return snapshot
 
-    def _lacked(self, record: Record, inputs: dict[str, str]) -> Iterator[str]:
-        """The images that a job lacks, in order, each once; its table is copied."""
-        composed: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        if TABLE in record.realised:
-            composed += zip(*self._ledger.composed(record.seq), strict=True)
-        for name, text in paths_of(record.realised, composed):
-            if text not in inputs and name == TABLE:
-                inputs[text] = self._copied_table(record, text, composed[0][1]["table_sha256"])
-            elif text not in inputs:
-                yield text
-
-    def _copied_table(self, record: Record, text: str, sha256: str) -> str:
+    def _copy_table(self, record: Record, job: _Job, text: str) -> str:
         """The name of the copy of a job's table, whose rows are in the ledger; none of another."""
         place, _ = self._folders.find(place_of(text, self._home))
-        snapshot = take(place, self._home)
-        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != sha256:
+        snapshot, origin = take(place, self._home), self._ledger.composed(record.seq)[1][0]
+        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != origin["table_sha256"]:
             self._ledger.warn(record.seq, [f"{text} was changed after its rows were read"])
             return ""
-        folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, ())
-        self._disk.make_folder(folder)
-        self._disk.replace(folder / name, snapshot.public(text), durable=True)
-        return name
+        return job.hold(self._outbox.folder(record.id) / "inputs", text, snapshot.public(text))
 
     def _copy(
-        self, record: Record, job: _Job, text: str, snapshot: Snapshot, taken: Mapping[str, str]
+        self, record: Record, job: _Job, copies: dict[bytes, str], text: str, snapshot: Snapshot
     ) -> str:
         """The name of the copy of an image, which is held where there is none yet."""
-        folder = self._outbox.folder(record.id) / "inputs"
         digest = hashlib.sha256(snapshot.data).digest()
-        if job.copies is None:
-            found = copies_in(folder, taken.values())
-            job.copies = {digest: name for digest, (name, _) in found.items()}
-            job.names = {name.casefold() for name in taken.values()}
-            job.size = sum(size for _, size in found.values())
-        if digest in job.copies:
-            return job.copies[digest]
-        job.size += len(snapshot.data)
-        most = self._home.settings.job_inputs_mb
-        if job.size > most * 1e6:
-            raise InputBad(
-                f"the images of this job are larger than {most:g} MB together: scale them down, "
-                "or raise `job_inputs_mb` in fluxdrop.yaml"
-            )
-        name = job.copies[digest] = copy_name(text, job.names)
-        job.names.add(name.casefold())
-        job.held.append((folder / name, snapshot.data))
-        return name
+        if digest not in copies:
+            job.size += len(snapshot.data)
+            most = self._home.settings.job_inputs_mb
+            if job.size > most * 1e6:
+                raise InputBad(
+                    f"the images of this job are larger than {most:g} MB together: scale them "
+                    "down, or raise `job_inputs_mb` in fluxdrop.yaml"
+                )
+            folder = self._outbox.folder(record.id) / "inputs"
+            copies[digest] = job.hold(folder, text, snapshot.data)
+        return copies[digest]
 
     def _write_held(self, job: _Job, copied: dict[str, str], inputs: dict[str, str]) -> None:
         """Write the copies that are held, after which a job has them."""
@@ -347,10 +333,3 @@ class InputWait:
                 f"it: mend that job, then put a file {record.id}.retry into the inbox"
             )
         return f"waiting for job {maker.id}, which makes {missing}"
-
-
-def _signature(place: Path) -> tuple[int, ...]:
-    try:
-        return signature_of(os.stat(place))
-    except OSError:
-        return ()

@@ -76,7 +76,8 @@ class Ledger(Queries):
     def insert(self, record: Record, composed: Iterable[tuple[Any, Any]] = ()) -> Record:
         """Add a job without an event, with its prompts; a `seq` of 0 becomes the next one.
 
-        The prompts of a `compose` are kept, for the pack is not read again for this job.
+        The prompts of a `compose` are kept, for the pack is not read again for this job. What has a
+        `reason` is a row that was left out, and has a number below zero.
         """
         values = row_of(record)
         values[0] = record.seq or None
@@ -85,8 +86,8 @@ class Ledger(Queries):
             seq = self._connection.execute(_INSERT, values).lastrowid
             assert seq is not None
             rows = (
-                (seq, number, json.dumps(fields), json.dumps(origin))
-                for number, (fields, origin) in enumerate(composed)
+                (seq, ~n if "reason" in origin else n, json.dumps(fields), json.dumps(origin))
+                for n, (fields, origin) in enumerate(composed)
             )
             self._run_many("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
             return replace(record, seq=seq)

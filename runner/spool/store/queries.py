@@ -232,10 +232,15 @@ class Queries(Database):
 
     def composed(self, seq: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The prompts of a `compose`, and what the images of each keep of the pack, in order."""
-        query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
+        query = "SELECT fields, origin FROM composed WHERE seq = ? AND number >= 0 ORDER BY number"
         rows = self._rows(query, seq)
         fields, origins = ([json.loads(row[name]) for row in rows] for name in ("fields", "origin"))
         return fields, origins
+
+    def rows_left_out(self, seq: int) -> list[dict[str, Any]]:
+        """The rows of a table that are left out, in order: `row`, `reason` and `message`."""
+        query = "SELECT origin FROM composed WHERE seq = ? AND number < 0 ORDER BY number DESC"
+        return [json.loads(row["origin"]) for row in self._rows(query, seq)]
 
     # -- the runner ------------------------------------------------------------------------------
 
