@@ -254,10 +254,10 @@ def make_plan(
         expansion.by_seed = by_seed
         for combination in expansion.prompts(found):
             subject, variable = combination.subject, combination.variable
-            added = entry_fields(pack, of_row, subject, variable, settings, model_defaults)
+            added = entry_fields(pack, spec, subject, variable, settings, model_defaults)
             composed: dict[Parts, tuple[Assembled, Report]] = {}
             name = variable.name if variable else None
-            for parts, fields in expansion.seeded(of_row, {**own, **added}, combination):
+            for parts, fields in expansion.seeded(spec, {**own, **added}, combination):
                 if not parts.subject.text:
                     reason = "its choices leave nothing of it"
                     found.append(Skipped(subject.file, reason, subject.name, name))
@@ -284,13 +284,13 @@ def make_plan(
             report = audit(row.fields.get("prompt", ""), terms, (), languages)
             prompt = Assembled(str(of_row.get("prompt", "")), (), pack.max_chars)
             entries_of = iter([("", None, prompt, report, own)])
-        number = 0
-        for number, prompt_of_row in enumerate(entries_of, 1):
+        prompts_of_row = [*entries_of]
+        for prompt_of_row in prompts_of_row:
             entry = Entry(*prompt_of_row, row if table else None, where)
             first = by_key.setdefault(duplicate_key(entry), entry)
             if first is not entry:
                 duplicates.append((entry, first))
-        if table and not number:
+        if table and not prompts_of_row:
             reason = next((s.reason for s in found), "what it selects is empty or switched off")
             faults.append(Fault(row.number, "", reason, "PackInvalid"))
         else:

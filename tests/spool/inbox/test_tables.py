@@ -149,6 +149,26 @@ def test_rows_vary_slowest_then_the_pack_the_matrix_and_the_seeds(spool: Spool) 
     assert made[0]["prompt"] == "a red circle night"
 
 
+def test_a_row_that_names_no_variable_or_what_the_pack_rules_out_is_a_faulty_row(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: the first refused the whole table, and the second was left out without a word."""
+    write_pack(
+        idle_spool.home.prompts, "mugs", subjects={"a": "a mug", "b": "a jug"},
+        variables={"day": "day", "night": "night"},
+    )  # fmt: skip
+    manifest = idle_spool.home.prompts / "mugs" / "pack.json"
+    rules = {"subjects": {"b": {"not_with": ["night"]}}}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | rules))
+    put(idle_spool, "t.csv", "subject,variable\na,day\na,\nb,night\nb,day\n")
+    spec = "kind: text2img\nmodel: tiny\ncompose: {pack: mugs}\ntable: t.csv\n"
+    refused = assessed(idle_spool, spec)
+    told = " ".join(problem.path for problem in refused.problems)
+    assert "row 3, column variable" in told and "row 4" in told and "row 2" not in told
+    accepted = assessed(idle_spool, spec + "on_error: skip\n")
+    assert accepted.total == 2 and "does not go with 'night'" in str(accepted.warnings)
+
+
 def test_a_retry_runs_the_rows_that_were_read_whatever_the_table_says_now(spool: Spool) -> None:
     file = put(spool, "products.csv", ROWS)
     spool.drop("night.yaml", SPEC)
