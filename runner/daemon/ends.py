@@ -6,6 +6,7 @@ writer thread only; never touches a job that goes on.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.daemon.pages import NO_PAGE, Pages
@@ -34,6 +35,9 @@ class JobEnds:
         """Put a job back into the queue at an image's end, or end it if it was cancelled."""
         self.recorder.persist(lambda: self.spool.ledger.put_back(record.seq, hold))
         self.spool.outbox.write_status(record.seq)
+        # It may wait until the night; for room on the disk it waits anyway.
+        with suppress(OSError):
+            self.pages.refresh_job(record, at_once=True)
         # It was cancelled, before or after.
         self.publish([record])
 

@@ -150,10 +150,12 @@ class Pages:
         self.changed = True
         return files, warning
 
-    def refresh_job(self, record: Record) -> None:
-        """Write those pages of a running job that have changed, if they are due."""
+    def refresh_job(self, record: Record, *, at_once: bool = False) -> None:
+        """Write those pages of an unfinished job that have changed, if they are due."""
         due = self._due.setdefault(record.seq, monotonic())
-        if monotonic() < due or not (has_results(record) or record.realised.get("preview")):
+        if (monotonic() < due and not at_once) or not (
+            has_results(record) or record.realised.get("preview")
+        ):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
         pages, _ = self.of_job(current, self._outbox.status(current))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import threading
@@ -117,3 +118,18 @@ def test_the_rows_of_an_earlier_job_of_that_id_go_when_the_next_one_ends(
     shutil.rmtree(idle_spool.home.job("hero"))
     idle_spool.drop("hero.yaml", SPEC)
     idle_spool.until(lambda: ids(idle_spool) == {"hero-0001"})
+
+
+def test_a_job_without_a_page_is_no_dead_link_on_the_page_of_all(spool: Spool) -> None:
+    spool.drop("good.yaml")
+    spool.drop("bad.yaml", "kind: text2img\nmodel: tinny\nprompt: x\n")
+    spool.over("good", "bad")
+    index = spool.home.outbox / "index.html"
+
+    def links() -> list[str]:
+        text = index.read_text("utf-8") if index.exists() else ""
+        return sorted(re.findall(r'href="((?:good|bad)/[^"]+)"', text))
+
+    spool.until(lambda: len(links()) == 2 and "good/index.html" in links())
+    assert links() == ["bad/status.json", "good/index.html"]
+    assert all((spool.home.outbox / link).exists() for link in links())

@@ -111,8 +111,12 @@ def _card(job: Mapping[str, Any], day: str, pack: str, up: str) -> str:
     pictures = "picture" if done == total == 1 else "pictures"
     title = f' title="{message}"' if message else ""
     made_with = " · ".join(str(job[k]) for k in ("kind", "model") if job.get(k))
+    # One that ended before its first image has no page.
+    page = (
+        "index.html" if done or shown or (job.get("images") or {}).get("failed") else "status.json"
+    )
     return (
-        f'<a class="card" href="{link}/index.html" data-pack="{text(pack)}"'
+        f'<a class="card" href="{link}/{page}" data-pack="{text(pack)}"'
         f' data-day="{day}"{title}>'
         f'<span class="cover" data-count="{len(shown)}">{covers}</span>'
         f'<strong><bdi>{text(job["id"])}</bdi></strong><i class="pill" '
