@@ -87,7 +87,7 @@ class JobEnds:
         except (JobFailed, OSError) as error:
             if len(records) > 1:
                 raise
-            # The page can be made again; the end of a job must not wait for it.
+            # Pages can be made again; the end of a job must not wait for them.
             self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
             self.spool.outbox.publish_ends({records[0].seq: {}})
         for record in records:
