@@ -9,7 +9,7 @@ Every fault has its row and column. A row has the number that a spreadsheet show
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from math import prod
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from composer.layers import FileProblem, decode
 from specs import schemas
-from specs.document import MAX_COLLECTED, MAX_DIGITS, MAX_REPORTED, UNFIT, Document, short
+from specs.document import MAX_COLLECTED, MAX_DIGITS, UNFIT, Document, short
 from specs.errors import Problem, SpecInvalid
 from specs.expand import MAX_IMAGES
 from specs.read import read
@@ -36,7 +36,11 @@ _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _NEUTRALISED = re.compile(r"'(?=[=+\-@\t])")
 _TEXT_OR_NAN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
 _OPENAI_URL = "/v1/images/generations"
-_OPENAI_FIELDS = {"prompt": "prompt", "n": "count", "output_format": "format", "seed": "seed"}
+_OPENAI_FIELDS = {
+    "prompt": "prompt", "n": "count", "output_format": "format", "seed": "seed", "model": "model",
+}  # fmt: skip
+# Of the results of an earlier job, what is neither a field nor a part of a pack.
+_OF_RESULTS = frozenset("row file sha256 state reason message seconds verdict".split())
 _Record = tuple[int, dict[str, Any]]
 
 
@@ -81,14 +85,10 @@ class Table:
         return f"{self.name}: {words[0]} {row}" + (f", {words[1]} {column}" if column else "")
 
     def told(self, faults: Sequence[Fault]) -> SpecInvalid:
-        """The error for faults; of many the first are listed, and the others counted."""
+        """The error for faults, in the order of the rows."""
         placed = sorted(faults, key=lambda fault: fault.row)
-        listed = [(self.where(f.row, f.column), f.message) for f in placed[:MAX_REPORTED]]
-        if len(placed) > MAX_REPORTED:
-            least = "at least " if len(placed) >= MAX_COLLECTED else ""
-            more = f"and {least}{len(placed) - MAX_REPORTED:,} more problems from here on"
-            listed.append((self.where(placed[MAX_REPORTED].row), more))
-        problems = [Problem(0, 0, f"table: {where}", message) for where, message in listed]
+        where = (f"table: {self.where(fault.row, fault.column)}" for fault in placed)
+        problems = [Problem(0, 0, w, f.message) for w, f in zip(where, placed, strict=True)]
         return SpecInvalid(faults[0].reason, problems)
 
 
@@ -171,7 +171,7 @@ class _Reader:
         names = [name.strip() for name in rows[0]] if rows else []
         if not any(names):
             self.refuse("NothingToRun", "the first row must name the columns")
-        for name in filter(None, names):
+        for name in self._asked(names):
             self._column(1, name, again=names.count(name) > 1)
         for number, row in enumerate(rows[1:], start=2):
             record: dict[str, Any] = {}
@@ -203,7 +203,7 @@ class _Reader:
             if value and is_batch is None:
                 is_batch = {"custom_id", "body"} <= value.keys()
             record = self._request(number, value) if value and is_batch else value
-            for name in record:
+            for name in self._asked(record):
                 if name not in self.columns:
                     self._column(number, name)
             if record:
@@ -230,14 +230,12 @@ class _Reader:
         record: dict[str, Any] = {"custom_id": custom_id}
         for key, part in body.items():
             sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(part)) if key == "size" else None
-            if key in _OPENAI_FIELDS:
-                record[_OPENAI_FIELDS[key]] = part
-            elif sides:
+            if sides:
                 record |= {"width": int(sides[1]), "height": int(sides[2])}
-            elif key == "model" and isinstance(part, str) and self._is_model(part):
-                record[key] = part
-            elif key == "model":
+            elif key == "model" and not (isinstance(part, str) and self._is_model(part)):
                 self._unknown[str(part)[:60]] = None
+            elif key in _OPENAI_FIELDS:
+                record[_OPENAI_FIELDS[key]] = part
             elif key == "size" and part not in (None, "auto"):
                 self.fault(number, key, f"{short(part)} is not a size like 1024x1024")
             elif key != "size" and part is not None:
@@ -245,13 +243,21 @@ class _Reader:
         return record
 
     def warnings(self) -> Iterator[str]:
-        """What of a batch has no meaning here."""
+        """What of a batch, or of the results of a job, has no meaning here."""
         if unknown := ", ".join(f"`{name}`" for name in self._unknown):
             yield f"{self._name}: no model here is called {unknown}: the default is taken"
         if ignored := ", ".join(f"`{name}`" for name in self._ignored):
-            yield f"{self._name}: of the requests, {ignored} has no meaning here"
+            yield f"{self._name}: {ignored} has no meaning here"
 
     # -- columns and values ----------------------------------------------------------------------
+
+    def _asked(self, names: Collection[str]) -> list[str]:
+        """The names of columns but for those that only the results of an earlier job have."""
+        ignored = {*_OF_RESULTS} if _OF_RESULTS.issubset(names) else {""}
+        if len(ignored) > 1 and "pack" not in self._base.get("compose", {}):
+            ignored |= {"subject", "variable"}
+        self._ignored |= dict.fromkeys(name for name in names if name and name in ignored)
+        return [name for name in names if name and name not in ignored]
 
     def _is_column(self, name: str) -> bool:
         known = name in self._fields and name not in _NO_COLUMNS

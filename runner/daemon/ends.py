@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from runner.daemon.pages import NO_PAGE, Pages
+from runner.daemon.pages import NO_PAGE, NO_RESULTS, Pages
 from runner.daemon.recording import Recorder
+from runner.daemon.results import TABLES
 from runner.errors import JobFailed
 from runner.files import names_in
 from runner.holds import NOT_SAVED, UNWRITABLE, Hold, disk_hold
@@ -91,8 +92,17 @@ class JobEnds:
         except (JobFailed, OSError) as error:
             if len(records) > 1:
                 raise
-            # The page can be made again; the end of a job must not wait for it.
-            self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
-            self.spool.outbox.publish_ends({records[0].seq: {}})
+            # Both can be made again, and the end of a job must not wait for them.
+            ((seq, files),) = pages.items()
+            page = {name: text for name, text in files.items() if name not in TABLES}
+            try:
+                if page == files:
+                    raise
+                # Another program may have a table open.
+                self.recorder.warn(records[0], [NO_RESULTS.format(type(error).__name__)])
+                self.spool.outbox.publish_ends({seq: page})
+            except (JobFailed, OSError):
+                self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
+                self.spool.outbox.publish_ends({seq: {}})
         for record in records:
             self.pages.forget(record)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.clock import monotonic
-from runner.daemon.results import Results, has_results
+from runner.daemon.results import TABLES, Results, has_results
 from runner.errors import Stopped
 from runner.files import is_folder
 from runner.gallery.page.layout import Shot, shots_of
@@ -22,6 +22,7 @@ from runner.gallery.page.sheet import outbox_page
 from runner.gallery.rebuild import entry_of, rebuild
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.terms import facet
+from runner.spool.disk.disk import leaving_out
 from runner.spool.store.queries import Event
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -158,12 +159,16 @@ class Pages:
         ):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
-        pages, _ = self.of_job(current, self._outbox.status(current))
+        files, _ = self.of_job(current, self._outbox.status(current))
+        pages = [(folder / n, text.encode()) for n, text in files.items() if n not in TABLES]
         if pages:
-            files = [(folder / name, page.encode()) for name, page in pages.items()]
-            self._disk.replace_many(files, durable=False)
+            self._disk.replace_many(pages, durable=False)
             # Pages that were not written are made again.
             self._pages_written[record.seq] = self._pages_made[record.seq]
+        for name in files.keys() & TABLES:
+            # Another program may have it open.
+            with leaving_out(f"{name} of {record.id}", log.warning):
+                self._disk.replace(folder / name, files[name].encode())
 
     def preview(self, record: Record, picture: bytes) -> None:
         """Replace the preview in the folder of a running job, or remove it where this is empty."""

@@ -22,7 +22,7 @@ COLUMNS = (
     *("row", "subject", "variable", "prompt", "seed", "file", "sha256", "width", "height"),
     *("state", "reason", "message", "seconds", "verdict"),
 )
-CSV, JSONL, OPENAI = "results.csv", "results.jsonl", "results.openai.jsonl"
+TABLES = CSV, JSONL, OPENAI = "results.csv", "results.jsonl", "results.openai.jsonl"
 _FORMULA = ("=", "+", "-", "@", "\t")
 
 Row = dict[str, Any]

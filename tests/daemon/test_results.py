@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from runner.daemon import pages
 from runner.daemon.results import COLUMNS, Results, _cell, _csv
+from runner.spool.disk.disk import Disk, StrPath
 from runner.spool.store.outbox import Outbox
 from tests.composer.helpers import write_pack
 from tests.daemon.columns import daemon_of
@@ -207,6 +209,28 @@ def test_a_fault_in_the_results_costs_no_contact_sheet(
     status = spool.end("hero")
     assert (spool.home.job("hero") / "index.html").exists()
     assert pages.NO_RESULTS.format("ValueError") in status["warnings"]
+
+
+class Locked(Disk):
+    """On which another program has `results.jsonl` open, as Windows locks it."""
+
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
+        if str(details.get("target", path)).endswith("results.jsonl"):
+            raise PermissionError(errno.EACCES, "locked", "results.jsonl")
+
+
+def test_results_that_another_program_has_open_cost_no_contact_sheet(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the sheet of a job that ended was not written, and its refresh raised."""
+    monkeypatch.setattr(pages, "_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(pages, "_SHARE", 0.0)
+    idle_spool.start(Locked())
+    idle_spool.drop("hero.yaml", BULK)
+    status = idle_spool.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 4)
+    assert "hero-0004" in (idle_spool.home.job("hero") / "index.html").read_text("utf-8")
+    assert status["warnings"][1:] == [pages.NO_RESULTS.format("PermissionError")]
 
 
 def test_columns_of_the_callers_own_come_after_ours() -> None:

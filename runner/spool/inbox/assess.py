@@ -192,8 +192,9 @@ def _assess(
     variants = [{**fields, **spec} for fields in prompts] or [spec]
     models = {variant.get("model") for variant in variants}
     if _has_model(checked, plan):
+        found = _objections(checked, [] if table else variants, catalogue)
         with collected():
-            _check_models(checked, [] if table else variants, catalogue)
+            _refuse(checked, "SchemaInvalid", dict.fromkeys((path, why) for _, path, why in found))
         with suppress(PermissionError):  # the runner's own, to whoever asks as another user
             absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
@@ -335,21 +336,18 @@ def _checked_rows(
     for row in plan.table.rows:
         for path, why in _refused_paths(row.fields, home):
             faults[Fault(row.number, path.partition(".")[0], why, PathNotAllowed.reason)] = None
-    known: dict[str, Sequence[tuple[str, str]]] = {}
     of_spec: dict[tuple[str, str], None] = {}
     prompts = _with_model(plan, catalogue) if _has_model(checked, plan) else ()
-    for (entry, _), fields in zip(plan.owned, prompts, strict=False):
-        variant = {**fields, **plan.spec}
-        if (key := _asked_of(variant)) not in known:
-            known[key] = catalogue.problems(variant)
-        for path, why in known[key]:
-            field, own = path.partition(".")[0], entry.row.fields if entry.row else {}
-            column = next((each for each in (field, "model") if each in own), None)
-            if entry.row and column:
-                why = why if column == field else f"{path}: {why}"
-                faults[Fault(entry.row.number, column, why)] = None
-            else:
-                of_spec[path, why] = None
+    variants = ({**fields, **plan.spec} for fields in prompts)
+    for number, path, why in _objections(checked, variants, catalogue):
+        of_row, field = plan.owned[number][0].row, path.partition(".")[0]
+        own = of_row.fields if of_row else {}
+        column = next((each for each in (field, "model") if each in own), None)
+        if of_row and column:
+            why = why if column == field else f"{path}: {why}"
+            faults[Fault(of_row.number, column, why)] = None
+        else:
+            of_spec[path, why] = None
     with _collected(errors, checked.document):
         _refuse(checked, "SchemaInvalid", of_spec)
     skips = plan.spec.get("on_error") == "skip" and not any(fault.of_all for fault in faults)
@@ -392,17 +390,17 @@ def _has_model(checked: Checked, plan: Plan | None) -> bool:
     return "kind" in spec and not unsound.intersection(fields) and not (composes and not plan)
 
 
-def _check_models(
-    checked: Checked, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
-) -> None:
-    distinct = {_asked_of(variant): variant for variant in variants}
-    problems: dict[tuple[str, str], None] | None = None
-    # Of a spec whose kind cannot be guessed: what no kind can do.
-    for kind in [checked.value["kind"]] if "kind" in checked.value else schemas.kinds():
-        asked_of = ({**variant, "kind": kind} for variant in distinct.values())
-        found = dict.fromkeys(p for variant in asked_of for p in catalogue.problems(variant))
-        problems = {p: None for p in found if problems is None or p in problems}
-    _refuse(checked, "SchemaInvalid", problems or ())
+def _objections(
+    checked: Checked, variants: Iterable[Mapping[str, Any]], catalogue: Catalogue
+) -> Iterator[tuple[int, str, str]]:
+    """What models object to in each variant; of an unknown kind, what no kind can do."""
+    kinds = [checked.value["kind"]] if "kind" in checked.value else schemas.kinds()
+    known: dict[str, list[tuple[str, str]]] = {}
+    for number, variant in enumerate(variants):
+        if (key := _asked_of(variant)) not in known:
+            first, *others = (catalogue.problems({**variant, "kind": kind}) for kind in kinds)
+            known[key] = [each for each in first if all(each in other for other in others)]
+        yield from ((number, path, why) for path, why in known[key])
 
 
 def _asked_of(variant: Mapping[str, Any]) -> str:
@@ -432,12 +430,9 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
         # `precision` is for the models that run in it: the task of each image has it.
         if key != "precision" and (key != "quality" or realised.get("format", "png") != "png"):
             realised.setdefault(key, value)
-    if home.settings.preview:
-        realised.setdefault("preview", True)
-    if home.settings.reuse:
-        realised.setdefault("reuse", True)
-    if home.settings.window:
-        realised.setdefault("window", home.settings.window)
+    for key in ("preview", "reuse", "window"):
+        if value := getattr(home.settings, key):
+            realised.setdefault(key, value)
     return realised
 
 
