@@ -415,11 +415,14 @@ def _warnings(
 ) -> Iterator[str]:
     if plan is not None:
         yield from (*(plan.table.warnings if plan.table else ()), *plan.warnings, *plan.left_out)
-    elif any(mark in str(variants[0].get("prompt")) for mark in ("{", "__")):
-        from composer.choices import unexpanded
+    if plan is None or not plan.pack.id:
+        varied = variants[0].get("matrix", {}).get("prompt", ())
+        texts = [str(text) for text in (*(each.get("prompt") for each in variants), *varied)]
+        if marked := [text for text in texts if "{" in text or "__" in text]:
+            from composer.choices import unexpanded
 
-        if found := unexpanded(variants[0]["prompt"]):
-            yield f"prompt: {found} is drawn as it stands: choices are expanded in packs only"
+            if found := next(filter(None, map(unexpanded, marked)), ""):
+                yield f"prompt: {found} is drawn as it stands: choices are expanded in packs only"
     for variant in itertools.islice(variants, _MOST_WARNED):
         yield from catalogue.warnings(variant)
 

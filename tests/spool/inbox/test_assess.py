@@ -431,10 +431,15 @@ def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
 
 
 def test_choices_in_a_plain_prompt_are_warned_of(ask: Asker) -> None:
-    for prompt, said in (("a {red|blue} mug", "{red|blue}"), ("a __size__ mug", "__size__")):
-        asked = assess(
-            to_yaml({**BASES["klein"], "prompt": prompt}), "a.yaml", ask.home, ask.catalogue
-        )
+    (ask.home.inbox / "t.csv").write_text("prompt\na cat\na {red|blue} mug\n")
+    plain = {key: value for key, value in BASES["klein"].items() if key != "prompt"}
+    for fields, said in (
+        ({"prompt": "a {red|blue} mug"}, "{red|blue}"),
+        ({"prompt": "a __size__ mug"}, "__size__"),
+        ({"matrix": {"prompt": ["a {cat}", "a {red|blue} mug"]}}, "{red|blue}"),
+        ({"table": "t.csv"}, "{red|blue}"),
+    ):
+        asked = assess(to_yaml({**plain, **fields}), "a.yaml", ask.home, ask.catalogue)
         warning = f"prompt: {said} is drawn as it stands: choices are expanded in packs only"
         assert (asked.reason, asked.warnings) == (None, (warning,))
 
