@@ -431,6 +431,7 @@ def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
 
 
 def test_choices_in_a_plain_prompt_are_warned_of(ask: Asker) -> None:
+    ask.home.inbox.mkdir(exist_ok=True)
     (ask.home.inbox / "t.csv").write_text("prompt\na cat\na {red|blue} mug\n")
     plain = {key: value for key, value in BASES["klein"].items() if key != "prompt"}
     for fields, said in (
