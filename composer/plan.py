@@ -40,6 +40,12 @@ from composer.terms import MOST_FINDINGS, describe, ineffective_allows
 from specs import expand
 from specs.errors import Problem, SpecInvalid
 
+ORIGIN = frozenset({
+    "audit", "pack", "pack_version", "pack_sha256", "subject", "variable", "table", "table_sha256",
+    "row", "custom_id",
+})  # fmt: skip
+"""The names of what `Plan.records` has, besides the caller's own fields."""
+
 _LISTED = 100
 Prompts = Iterator[tuple[str, str | None, Assembled, Report, Mapping[str, Any]]]
 """Subject, variable, prompt, audit and spec fields of each."""

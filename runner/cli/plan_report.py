@@ -43,15 +43,18 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     ]
     report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
     report["rejected"] = assessment.reason is not None
+    report["estimate"] |= _time_estimate(plan, home)
     if counts := reuse_counts(assessment, home):
         report["reuse"] = counts
-    report["estimate"] |= _time_estimate(plan, home)
+        if seconds := report["estimate"]["seconds"]:
+            made = counts["new"] + counts["unknown"]
+            report["estimate"]["seconds"] = round(seconds * made / report["count"], 1)
     report["estimate"]["free_bytes"] = _free_bytes(home)
     return report
 
 
 def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
-    """Seconds for all images, from images like them that were made here.
+    """Seconds to make all images, from images like them that were made here.
 
     `seconds` is None unless every planned image is like some that were made; `seconds_per_image` is
     the mean over those that are, `unmeasured` the number of the others. `measured_on` is how many

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from composer.plan import ORIGIN
 from runner.daemon import reuse
 from runner.gallery.store import FOLDER, Gallery
 from runner.spool.disk import disk as disks
@@ -97,6 +98,15 @@ def test_a_copy_is_as_good_as_what_it_was_copied_from(spool: Spool) -> None:
     index_again(spool, pictures=4)
     run(spool, "three", AGAIN, 4, 0)
     assert sidecar(spool, "three-0001")["result"]["reused_from"]["job"] == "two"
+
+
+def test_a_copy_of_a_tables_picture_has_nothing_of_that_table(spool: Spool) -> None:
+    """Seen red: with `table` and `table_sha256`, and no row."""
+    (spool.home.inbox / "rows.csv").write_text("prompt,seed\na red circle,5\na red circle,6\n")
+    run(spool, "one", "kind: text2img\nmodel: tiny\ntable: rows.csv\n", 0, 2)
+    assert sidecar(spool, "one-0001")["result"].keys() >= {"table", "table_sha256", "row"}
+    run(spool, "two", "kind: text2img\nmodel: tiny\nprompt: a red circle\nseed: 5\nreuse: true\n", 1, 0)
+    assert sidecar(spool, "two-0001")["result"].keys().isdisjoint(ORIGIN)
 
 
 def test_no_copy_is_another_name_of_the_same_file(spool: Spool) -> None:
