@@ -28,6 +28,7 @@ class Wildcards:
         self._options: dict[str, Options] = {}
         self._lines: dict[str, dict[Text, int]] = {}
         self._depths: dict[str, int] = {}
+        self._texts: dict[Block, Text] = {}
 
     @cached_property
     def files(self) -> dict[str, tuple[Path, Path]]:
@@ -51,6 +52,16 @@ class Wildcards:
                     weights[text] = weights.get(text, 0) + weight
             self._options[name] = Options.of(weights)
         return self._options[name]
+
+    def text(self, block: Block, problems: list[Problem]) -> Text:
+        """The choices of a block, read once unless something is wrong with it."""
+        if block in self._texts:
+            return self._texts[block]
+        before = len(problems)
+        text, _ = self.parse(block, problems)
+        if len(problems) == before:
+            self._texts[block] = text
+        return text
 
     def parse(
         self, block: Block, problems: list[Problem], start: int = 0, path: tuple[str, ...] = ()

@@ -62,12 +62,12 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     """
     kind = str(plan.spec["kind"])
     groups: Counter[Like] = Counter()
-    for item in plan.items():
-        times = item.parameters.get("upscale", 1)
-        sides = {name: item.parameters.get(name) for name in ("width", "height")}
+    for _, fields in plan.images():
+        times = fields.get("upscale", 1)
+        sides = {name: fields.get(name) for name in ("width", "height")}
         size = {name: side and side * times for name, side in sides.items()}
-        steps = passes({"kind": kind, **item.parameters})
-        model = str(item.parameters.get("model"))
+        steps = passes({"kind": kind, **fields})
+        model = str(fields.get("model"))
         groups[Like(kind, model, **size, steps=steps, upscale=times)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = []

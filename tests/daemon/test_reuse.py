@@ -105,7 +105,8 @@ def test_a_copy_of_a_tables_picture_has_nothing_of_that_table(spool: Spool) -> N
     (spool.home.inbox / "rows.csv").write_text("prompt,seed\na red circle,5\na red circle,6\n")
     run(spool, "one", "kind: text2img\nmodel: tiny\ntable: rows.csv\n", 0, 2)
     assert sidecar(spool, "one-0001")["result"].keys() >= {"table", "table_sha256", "row"}
-    run(spool, "two", "kind: text2img\nmodel: tiny\nprompt: a red circle\nseed: 5\nreuse: true\n", 1, 0)
+    plain = "kind: text2img\nmodel: tiny\nprompt: a red circle\nseed: 5\nreuse: true\n"
+    run(spool, "two", plain, 1, 0)
     assert sidecar(spool, "two-0001")["result"].keys().isdisjoint(ORIGIN)
 
 
