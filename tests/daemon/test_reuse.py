@@ -230,6 +230,38 @@ def test_while_a_slot_works_the_rest_is_copied(spool: Spool) -> None:
     assert spool.end("two")["images"]["done"] == 5
 
 
+def test_each_image_is_looked_for_once_and_of_a_new_setup_not_before_its_first_image(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: all ahead and in vain, and all again."""
+    asked: list[tuple[str, int]] = []
+    find = reuse.Reuse.find
+
+    def noting(self: reuse.Reuse, image: Any) -> Any:
+        asked.append((image.task.job, image.task.index))
+        return find(self, image)
+
+    monkeypatch.setattr(reuse.Reuse, "find", noting)
+    run(spool, "one", MANY, 0, 4)
+    spool.stop()
+    monkeypatch.setattr(reuse, "cards", lambda: ["another"])
+    spool.device = FlatColours()
+    spool.device.by_hand = True
+    spool.start()
+    asked.clear()
+    spool.drop("two.yaml", AGAIN)
+    spool.until(lambda: len(asked) >= 2)
+    spool.drop("late.yaml", PROMPT)
+    spool.until(lambda: spool.status("late").get("state") == "queued")
+    assert asked == [("two", 1), ("two", 2)]
+    spool.device.by_hand = False
+    spool.device.finish()
+    spool.end("late")
+    asked.clear()
+    run(spool, "three", AGAIN.replace("start: 5", "start: 50"), 0, 4)
+    assert sorted(asked) == [("three", n) for n in range(1, 5)]
+
+
 def test_a_cancelled_job_keeps_what_was_copied(spool: Spool) -> None:
     run(spool, "one", MANY, 0, 4)
     spool.device.by_hand = True
