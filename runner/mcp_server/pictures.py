@@ -18,6 +18,7 @@ from runner import reading
 from runner.files import MAX_FILE_BYTES, is_file, read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
+from runner.spool.store.outbox import output_entry
 from runner.wire import Output, read_json
 
 PAGE = 4
@@ -154,17 +155,14 @@ def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
     """The entry of a status' `outputs` for one picture, made from its sidecar."""
     if not is_safe_id(job_id):
         return None
-    content = read_json(home.job(job_id) / sidecar) or {}
-    result = content.get("result")
-    file = result.get("file") if isinstance(result, dict) else None
-    if result is None or not isinstance(file, str) or "/" in file or "\\" in file:
+    content = read_json(home.job(job_id) / sidecar)
+    try:
+        output = output_entry(content or {}, None)
+        thumbnail = f"thumbs/{Path(output['file']).stem}.webp"
+    except (LookupError, TypeError):
         return None
-    thumbnail = f"thumbs/{Path(file).stem}.webp"
-    output = {
-        "file": file,
-        "sidecar": sidecar,
-        "thumbnail": thumbnail if is_file(home.job(job_id) / thumbnail) else None,
-        "seed": content.get("seed"),
-        **{name: result.get(name) for name in ("sha256", "width", "height")},
-    }
+    if {"/", "\\"}.intersection(output["file"]):
+        return None
+    if is_file(home.job(job_id) / thumbnail):
+        output["thumbnail"] = thumbnail
     return reading.checked(output, Output)
