@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from composer.choices import MAX_DEPTH, ChoiceProblem, Options, Text, parse, weight_at, wilds
+from composer.choices import MOST_NESTED, ChoiceProblem, Options, Text, parse, weight_at, wilds
 from composer.layers import Block, FileProblem, block_name, decode, is_ignored, lines, read_file
 from specs.errors import Problem
 from specs.suggest import did_you_mean
@@ -82,13 +82,13 @@ class Wildcards:
                 break
             named = self._named(name)
             for each in named:
-                if each not in self._depths and each not in path and len(path) < MAX_DEPTH:
+                if each not in self._depths and each not in path and len(path) < MOST_NESTED:
                     self._depths[each] = 1 + self._read(each, problems, (*path, each))
-                depth = max(depth, self._depths.get(each, MAX_DEPTH + 1))
+                depth = max(depth, self._depths.get(each, MOST_NESTED + 1))
             message = "" if named else self._unknown(name)
-            if depth > MAX_DEPTH:
+            if depth > MOST_NESTED:
                 how = " → ".join((*path, name))
-                message = f"wildcards lead in a circle, or through more than {MAX_DEPTH}: {how}"
+                message = f"wildcards lead in a circle, or through more than {MOST_NESTED}: {how}"
                 depth = 0
             if message:
                 problems.append(Problem(*block.locate(start + at), block.file, message))

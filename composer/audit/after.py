@@ -156,17 +156,7 @@ def _predicates(text: Text, mention: Mention) -> list[int]:
 
 
 _NO_NOUNS = frozenset(
-    (
-        "gone",
-        "gone_at_end",
-        "negator",
-        "auxiliary",
-        "preposition",
-        "determiner",
-        "with",
-        "ing",
-        "ed",
-    )
+    "gone gone_at_end negator auxiliary preposition determiner with ing ed".split()
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from composer.plan import Plan
 from composer.report import plan_json
-from runner.cli.output import in_words, print_message, show
+from runner.cli.output import counts_text, print_message, show
 from runner.daemon.tasks import reuse_counts
 from runner.files import is_folder
 from runner.gallery.formatting import duration, number_of
@@ -102,7 +102,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     show(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
           f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
     if counts := report.get("reuse"):
-        show(f"images      {in_words(counts)}")
+        show(f"images      {counts_text(counts)}")
     start = _common_start([text for _, text in prompts])
     dots = "… " if start else ""
     _print_list("prompts", [f"{name}: {dots}{text[start:]}" for name, text in prompts])

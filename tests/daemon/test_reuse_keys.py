@@ -39,7 +39,7 @@ DO_NOT: Mapping[str, Any] = {
     "not_before": "2999-01-01T00:00", "window": "23:00-07:00", "timeout": 9, "preview": True,
     "notify": ["phone"],
 }  # fmt: skip
-AXES = {"kind", *expand._AXES}
+AXES = {"kind", *expand.AXES}
 
 
 @pytest.fixture
