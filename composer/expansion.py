@@ -110,7 +110,7 @@ class Expansion:
             return
         seeds = seeds_of(spec, fields)
         self._made += len(seeds)
-        expand.count(self.spec(spec), self._made)
+        expand.count(without_seeds(spec), self._made)
         texts = self._read(parts)
         for given in seeds:
             seed = self.base + next(self._nth) if given is None else given
@@ -122,10 +122,6 @@ class Expansion:
     def base(self) -> int:
         """The first seed where the spec has none, drawn once."""
         return expand.draw_base(expand.MAX_IMAGES)
-
-    def spec(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A spec without its seeds where each prompt has its own."""
-        return without_seeds(spec) if self.by_seed else spec
 
     def warnings(self, prompts: Iterable[Assembled]) -> Iterator[str]:
         """Those of the prompts, and that seeds were drawn for them."""

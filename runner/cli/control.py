@@ -40,9 +40,13 @@ def run_cancel(options: argparse.Namespace) -> int:
         outcomes.append({"id": job_id, "state": status["state"], "was_over": job_id in over})
     lines = [f"{outcome['id']}: {_outcome_text(outcome)}" for outcome in outcomes]
     print_answer(options, {"jobs": outcomes}, *lines)
-    if not running and not options.json:
-        print_message("no runner is running: it will be obeyed when one starts")
+    _tell_when(options, running=running)
     return 0
+
+
+def _tell_when(options: argparse.Namespace, *, running: bool) -> None:
+    if not (running or options.json):
+        print_message("no runner is running: it will be obeyed when one starts")
 
 
 def _outcome_text(outcome: Mapping[str, Any]) -> str:
@@ -85,9 +89,8 @@ def run_keep(options: argparse.Namespace) -> int:
         raise UsageProblem(f"no job is named {', '.join(unknown)}: `fluxdrop status` lists them")
     drops = {job_id: client.keep(home, job_id) for job_id in states}
     running = client.runner_health(home) is not None
-    texts = {}
+    texts = dict.fromkeys(drops, "kept, whatever `clean` removes")
     for job_id, drop in drops.items():
-        texts[job_id] = "kept, whatever `clean` removes"
         if states[job_id] not in FINAL_STATES:
             texts[job_id] = "will be kept when it ends"
         elif running and not client.wait_until_obeyed(home, drop, _OBEYED_SECONDS):
@@ -97,8 +100,7 @@ def run_keep(options: argparse.Namespace) -> int:
     refused = {job_id for job_id, text in texts.items() if text.startswith("cannot")}
     jobs = [job_id for job_id in states if job_id not in refused]
     print_answer(options, {"jobs": jobs}, *(f"{job_id}: {text}" for job_id, text in texts.items()))
-    if not running and not options.json:
-        print_message("no runner is running: it will be obeyed when one starts")
+    _tell_when(options, running=running)
     return 1 if refused else 0
 
 

@@ -173,14 +173,10 @@ def _common_start(prompts: Sequence[str]) -> int:
     return start if start > _WIDTH // 3 else 0
 
 
-def _pair(subject: str, variable: str | None) -> str:
-    return f"{subject} × {variable}" if variable else subject
-
-
 def _name(entry: Mapping[str, Any]) -> str:
     row = [f"row {entry['row']}"] if "row" in entry else []
-    named = [_pair(entry["subject"], entry["variable"])] if entry["subject"] else []
-    return ", ".join([*row, *named])
+    pair = " × ".join(filter(None, (entry["subject"], entry["variable"])))
+    return ", ".join(filter(None, (*row, pair)))
 
 
 def _skipped(entry: Mapping[str, Any]) -> str:

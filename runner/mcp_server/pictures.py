@@ -39,7 +39,7 @@ def type_of(file: str) -> str:
     return _TYPES.get(Path(file).suffix.lower(), "application/octet-stream")
 
 
-def number_of(file: str) -> int:
+def number_in(file: str) -> int:
     """The number of a picture or a sidecar within its job, from its name; 0 without one."""
     match = re.search(r"-(\d+)\.\w+$", file)
     return int(match[1]) if match else 0
@@ -56,14 +56,14 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     job_id = str(status["id"])
     known = {output["sidecar"]: output for output in status.get("outputs", ())}
     if len(known) >= (status.get("images") or {}).get("done", 0):
-        names = sorted(known, key=number_of)
+        names = sorted(known, key=number_in)
     else:  # a long job, whose status has the newest hundred only
         names = [file.name for file in reading.sidecars(home.job(job_id)).values()]
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)
         if output is not None:
-            path, uri = f"outbox/{job_id}/{output['file']}", uri_of(job_id, number_of(name))
+            path, uri = f"outbox/{job_id}/{output['file']}", uri_of(job_id, number_in(name))
             rows.append({**output, "path": path, "uri": uri})
     return rows
 
