@@ -7,6 +7,7 @@ digest of all of a spec that decides pixels and files; `setup` that of what deci
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from specs.expand import AXES, JOB_FIELDS
 VERSIONS = ("torch", "diffusers", "transformers")
 """The packages whose versions are part of a key."""
 
+_DIGEST = re.compile("[0-9a-f]{32}|[0-9a-f]{64}")
 # Facts that sidecars have only where they are true, or of few models.
 _NOT_SAID = {"weight_only": False, "rounds_inputs": False, "speed": {}}
 _PLAN = ("device", "dtype", "text_precision", "placement", "tiled", "scheme", *_NOT_SAID)
@@ -86,7 +88,7 @@ def keys_in(sidecar: Mapping[str, Any]) -> dict[str, str]:
         with suppress(TypeError, AttributeError):  # of a sidecar that anybody may have written
             keys["asked"] = asked_key(asked_fields(sidecar, {}))
     found = {**keys, "made": _digest(made), "sha256": result.get("sha256")}
-    return {name: key for name, key in found.items() if isinstance(key, str) and key.isascii()}
+    return {name: key for name, key in found.items() if _DIGEST.fullmatch(str(key))}
 
 
 def _digest(value: Any) -> str:
