@@ -15,7 +15,7 @@ from itertools import accumulate, permutations, product
 from math import factorial, prod
 from operator import sub
 
-MAX_DEPTH = 10
+MOST_NESTED = 10
 """The most braces inside one another, and wildcards that lead to one another."""
 MANY = 1_000_000
 """Products are counted up to this."""
@@ -97,8 +97,8 @@ def _parse(text: str, at: int, depth: int) -> tuple[Text, int, str]:
 
 def _parse_options(text: str, brace: re.Match[str], depth: int) -> tuple[Pick, int]:
     start, at = brace.span()
-    if depth > MAX_DEPTH:
-        raise ChoiceProblem(start, f"more than {MAX_DEPTH} braces are inside one another")
+    if depth > MOST_NESTED:
+        raise ChoiceProblem(start, f"more than {MOST_NESTED} braces are inside one another")
     weights: dict[Text, int] = {}
     mark = "|"
     while mark == "|":

@@ -1,9 +1,5 @@
-"""The parts of a plan: one entry for each prompt, one item for each image.
+"""The entries of a plan, one for each prompt."""
 
-Both are frozen values. The key of an item depends on its content, never on its place in the run.
-"""
-
-import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
@@ -13,7 +9,6 @@ from typing import Any
 from composer.assemble import Assembled
 from composer.audit import Report
 from composer.choose import Skipped
-from composer.packs import Pack
 from composer.table import Row
 
 
@@ -48,23 +43,6 @@ class Entry:
         """The combination as JSON for other programs."""
         row = {"row": self.row.number} if self.row else {}
         return {**row, "subject": self.subject, "variable": self.variable}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image of a plan: its prompt's entry, its parameters, and a stable key."""
-
-    entry: Entry
-    parameters: Mapping[str, Any]
-    seed: int | None
-    key: str
-
-
-def item_key(pack: Pack, entry: Entry, parameters: Mapping[str, Any]) -> str:
-    """The key of an image: 16 hexadecimal digits of a hash of its combination and parameters."""
-    parts = [pack.id, entry.subject, entry.variable, {**parameters, "prompt": entry.prompt}]
-    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def duplicate_key(entry: Entry) -> str:

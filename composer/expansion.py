@@ -35,14 +35,15 @@ class Expansion:
     Raises SpecInvalid (PackInvalid) for choices that cannot be read.
     """
 
-    def __init__(self, pack: Pack, choice: Choice, selected: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pack: Pack, choice: Choice, selected: Mapping[str, Any], wildcards: Wildcards
+    ) -> None:
         self._pack, self._choice = pack, choice
         self._extra = Block("", "(extra)", " ".join(str(selected.get("extra", "")).split()))
         self._sample, self._sample_seed = selected.get("sample"), selected.get("sample_seed", 0)
         mode = selected.get("choices", pack.choices)
         self._expanded = bool(mode)
         self._texts: dict[str, Text] = {}
-        wildcards = Wildcards(pack.wildcards)
         self._expander = Expander(wildcards.options)
         has_choices = self._expanded and self._parse(wildcards)
         self.by_seed, self._every = has_choices and mode != ALL, has_choices and mode == ALL
@@ -54,7 +55,7 @@ class Expansion:
         has_choices = False
         blocks = (self._pack.fixed, *self._choice.subjects, *self._choice.variables)
         for block in (*filter(None, blocks), self._extra):
-            self._texts[block.file], _ = wildcards.parse(block, problems)
+            self._texts[block.file] = wildcards.text(block, problems)
             has_choices |= self._texts[block.file] not in ((), (block.text,))
         if problems:
             paths = {self._extra.file: "compose.extra"}
@@ -109,7 +110,7 @@ class Expansion:
             return
         seeds = seeds_of(spec, fields)
         self._made += len(seeds)
-        expand.count(self.spec(spec), self._made)
+        expand.count(without_seeds(spec), self._made)
         texts = self._read(parts)
         for given in seeds:
             seed = self.base + next(self._nth) if given is None else given
@@ -121,10 +122,6 @@ class Expansion:
     def base(self) -> int:
         """The first seed where the spec has none, drawn once."""
         return expand.draw_base(expand.MAX_IMAGES)
-
-    def spec(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A spec without its seeds where each prompt has its own."""
-        return without_seeds(spec) if self.by_seed else spec
 
     def warnings(self, prompts: Iterable[Assembled]) -> Iterator[str]:
         """Those of the prompts, and that seeds were drawn for them."""

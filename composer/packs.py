@@ -32,9 +32,9 @@ from composer.layers import (
 )
 from specs.errors import Problem, SpecInvalid
 
-MAX_DEPTH = 4
+MAX_LAYERS = 4
 """The longest chain of `extends`."""
-PARTS = ("fixed", "subject", "variable", "extra")
+BLOCKS = ("fixed", "subject", "variable", "extra")
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -72,7 +72,7 @@ class Pack:
     subject_overrides: Mapping[str, Override] = field(default_factory=dict)
     variable_overrides: Mapping[str, Override] = field(default_factory=dict)
     separator: str = ", "
-    order: tuple[str, ...] = PARTS
+    order: tuple[str, ...] = BLOCKS
     max_chars: int = 2000
     description: str = ""
     choices: bool | str = False
@@ -106,8 +106,8 @@ def read_pack(prompts: Path, pack_id: str) -> Pack:
         if next_id in (layer.id for layer in layers):
             chain = " → ".join([*(layer.id for layer in layers), next_id])
             _refuse(f"{layers[-1].id}/pack.json", f"extends runs in a circle: {chain}")
-        if len(layers) > MAX_DEPTH:
-            _refuse(f"{pack_id}/pack.json", f"extends goes deeper than {MAX_DEPTH}")
+        if len(layers) > MAX_LAYERS:
+            _refuse(f"{pack_id}/pack.json", f"extends goes deeper than {MAX_LAYERS}")
         _check_exists(prompts, next_id, layers[-1].id if layers else None)
         layer = read_layer(prompts / next_id)
         problems += layer.problems
@@ -180,7 +180,7 @@ def _build(layers: list[Layer], prompts: Path) -> Pack:
         subject_overrides=MappingProxyType(overrides["subjects"]),
         variable_overrides=MappingProxyType(overrides["variables"]),
         separator=str(manifest.get("separator", ", ")),
-        order=(*order, *(part for part in PARTS if part not in order)),
+        order=(*order, *(part for part in BLOCKS if part not in order)),
         max_chars=int(manifest.get("max_chars", 2000)),
         description=str(own.manifest.get("description", "")),
         choices=manifest.get("choices", False),

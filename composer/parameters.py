@@ -22,9 +22,6 @@ Besides spec fields these may be `only_sizes`, the (width, height) pairs of a mo
 other sizes, and `encoders`, a function that returns its text encoders.
 """
 
-NOT_FIELDS = ("only_sizes", "encoders")
-"""The keys of model defaults that are not spec fields."""
-
 SEEDS = ("seed", "seeds", "count")
 """The fields that say which seeds a prompt has."""
 

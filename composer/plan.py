@@ -1,12 +1,12 @@
 """Plans a bulk run before its first image: what it makes, what it leaves out, and why.
 
-    table × pack × compose ─► combinations ─► prompts (audited once) ─► × matrix × seeds ─► items
+    table × pack × compose ─► combinations ─► prompts (audited once) ─► × matrix × seeds ─► images
 
 With `choices: true` a prompt belongs to a seed, and its images differ in the matrix only.
 
-The prompts are made once; the items are counted by multiplication and made one at a time from their
-index. The same pack gives the same order and the same keys on every machine, and a part of a run
-makes the same items as the whole run. Needs no GPU and writes nothing.
+The prompts are made once; the images are counted by multiplication and made one at a time from
+their index. The same pack gives the same order on every machine, and a part of a run has the same
+images as the whole run. Needs no GPU and writes nothing.
 """
 
 import json
@@ -20,12 +20,11 @@ from typing import Any
 from composer.assemble import Assembled, Parts, compose
 from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
-from composer.entries import Entry, Item, duplicate_key, item_key, left_out
+from composer.entries import Entry, duplicate_key, left_out
 from composer.expansion import Expansion, selection
 from composer.layers import MOST_WARNED, Block
 from composer.packs import Pack, read_pack
 from composer.parameters import (
-    NOT_FIELDS,
     SEEDS,
     ModelDefaults,
     common_seeds,
@@ -37,8 +36,15 @@ from composer.parameters import (
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
 from composer.table import PARTS, Fault, Row, Table, over
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows
+from composer.wildcards import Wildcards
 from specs import expand
 from specs.errors import Problem, SpecInvalid
+
+ORIGIN = frozenset({
+    "audit", "pack", "pack_version", "pack_sha256", "subject", "variable", "table", "table_sha256",
+    "row", "custom_id",
+})  # fmt: skip
+"""The names of what `Plan.records` has, besides the caller's own fields."""
 
 _LISTED = 100
 Prompts = Iterator[tuple[str, str | None, Assembled, Report, Mapping[str, Any]]]
@@ -92,26 +98,14 @@ class Plan:
         """The number of all findings, including those that are not listed."""
         return sum(len(entry.report.findings) for entry in self.violations)
 
-    def owner(self, index: int) -> Entry:
-        """The entry that image `index` belongs to."""
-        return self.owned[index * len(self.prompts) // self.count][0]
-
-    def item(self, index: int) -> Item:
-        """Image `index` (from 0)."""
-        realised = expand.image(self.spec, index, 0, self.prompts)
-        entry = self.owner(index)
-        below = {**self.model_defaults(realised.get("model")), **self.settings}
-        for name in NOT_FIELDS:
-            below.pop(name, None)
-        parameters = {**below, **realised}
-        if expand.needs_base(self.spec) and not {"seed", "seeds"} & entry.fields.keys():
-            parameters.pop("seed", None)
-        seed = parameters.get("seed")
-        return Item(entry, parameters, seed, item_key(self.pack, entry, parameters))
-
-    def items(self) -> Iterator[Item]:
-        """All images in order, made one at a time."""
-        return (self.item(index) for index in range(self.count))
+    def images(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
+        """The entry and the parameters of each image in order; no seed where it is to be drawn."""
+        for index in range(self.count):
+            realised = expand.image(self.spec, index, 0, self.prompts)
+            entry, own = self.owned[index * len(self.prompts) // self.count]
+            if expand.needs_base(self.spec) and "seed" not in own:
+                realised.pop("seed", None)
+            yield entry, {**self.model_defaults(realised.get("model")), **self.settings, **realised}
 
     def records(self) -> list[dict[str, Any]]:
         """The origin of each of `prompts`, for its sidecars: row, pack, combination, verdict."""
@@ -231,6 +225,7 @@ def make_plan(
     duplicates: list[tuple[Entry, Entry]] = []
     rows: list[tuple[Row, Expansion | None]] = []
     expansions: dict[str, Expansion] = {}
+    wildcards = Wildcards(pack.wildcards)
     for row in table.rows if table else (Row(0, {}),):
         named = {**selection(spec), **row.parts}
         key = json.dumps(named, sort_keys=True)
@@ -238,7 +233,7 @@ def make_plan(
             if selected and key not in expansions:
                 choice = choose(pack, named)
                 skipped |= dict.fromkeys(choice.skipped)
-                expansions[key] = Expansion(pack, choice, named)
+                expansions[key] = Expansion(pack, choice, named, wildcards)
             rows.append((row, expansions.get(key)))
         except SpecInvalid as error:
             faults += _faults_of(error, row, columns)

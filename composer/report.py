@@ -4,65 +4,50 @@ Keys may be added, never removed.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from composer.assemble import compose
-from composer.audit import Term, audit, parse_terms
-from composer.choose import choose
-from composer.expansion import Expansion
-from composer.packs import Pack
+from composer.audit import audit
+from composer.parameters import encoders_of
 from composer.plan import Plan
-from composer.tokencount import Encoder, token_warnings, tokens_json
-from specs.errors import Problem, SpecInvalid
+from composer.tokencount import token_warnings, tokens_json
 
 # For a photograph; measured PNG files have between one and two bytes a pixel.
 _BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
 
 
-def compose_json(
-    pack: Pack,
-    selected: Mapping[str, Any],
-    *,
-    forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
-    languages: tuple[str, ...] = (),
-    encoders: Sequence[Encoder],
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The prompt of the first combination that `selected` names, its blocks and its audit.
+def compose_json(plan: Plan) -> dict[str, Any]:
+    """The first prompt of a plan, its blocks and its audit.
 
-    Its choices are those of `seed`. Raises SpecInvalid (NothingToRun) if no combination is left.
+    Raises SpecInvalid (NothingToRun) if the plan has none.
     """
-    choice = choose(pack, selected)
-    expansion = Expansion(pack, choice, selected)
-    parts = next(expansion.prompts([]), None)
-    if parts is None:
-        why = "; ".join(f"{s.file} {s.reason}" for s in choice.skipped) or "no combination is left"
-        raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
-    parts, _ = next(expansion.seeded({"seed": seed}, {}, parts))
-    subject, variable = parts.subject, parts.variable
-    assembled, report = compose(pack, parts, parse_terms(forbidden), languages)
-    warnings = [assembled.too_long()] if assembled.over_by else []
-    warnings += expansion.warnings([assembled])
-    warnings += token_warnings(assembled.prompt, encoders)
+    if not plan.entries:
+        plan.reject()
+    entry = plan.entries[0]
+    assembled, fields, pack = entry.assembled, {**plan.spec, **plan.prompts[0]}, plan.pack
+    encoders = encoders_of(plan.model_defaults(fields.get("model", plan.settings.get("model"))))
+    expanded = bool(plan.spec.get("choices", pack.choices))
     return {
-        "prompt": assembled.prompt,
-        "length": len(assembled.prompt),
+        "prompt": entry.prompt,
+        "length": len(entry.prompt),
         "over_by": assembled.over_by,
         "blocks": [
             {"block": span.block, "file": span.file, "length": span.length}
             for span in assembled.spans
         ],
-        "audit": report.to_json(),
+        "audit": entry.report.to_json(),
         "pack": pack.id,
         "version": pack.version,
         "sha256": pack.sha256,
-        "subject": subject.name,
-        "variable": variable.name if variable else None,
-        **({"seed": seed} if expansion.by_seed else {}),
-        "tokens": tokens_json(assembled.prompt, encoders),
-        "warnings": warnings,
+        "subject": entry.subject,
+        "variable": entry.variable,
+        **({"seed": entry.fields["seed"]} if "seed" in entry.fields else {}),
+        "tokens": tokens_json(entry.prompt, encoders),
+        "warnings": [
+            *filter(None, [assembled.too_long()]),
+            *assembled.warnings(expanded=expanded),
+            *token_warnings(entry.prompt, encoders),
+        ],
     }
 
 
@@ -90,27 +75,26 @@ def audit_line(line: str) -> dict[str, Any] | None:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan with all its items; the findings are shortened, but counted in full."""
+    """A plan with all its images; the findings are shortened, but counted in full."""
     items: list[dict[str, Any]] = []
-    pixels = 0
-    for item in plan.items():
-        width, height = item.parameters.get("width"), item.parameters.get("height")
-        times = int(item.parameters.get("upscale", 1))
-        kept = times > 1 and bool(plan.spec.get("keep_original"))
-        pixels += int(width or 1024) * int(height or 1024) * (times**2 + kept)
+    picture_bytes = 0.0
+    for entry, fields in plan.images():
+        pixels = int(fields.get("width") or 1024) * int(fields.get("height") or 1024)
+        times = int(fields.get("upscale", 1))
+        picture_bytes += pixels * times**2 * _BYTES_A_PIXEL[fields.get("format", "png")]
+        if times > 1 and fields.get("keep_original"):
+            picture_bytes += pixels * _BYTES_A_PIXEL["png"]
         items.append(
             {
-                **item.entry.named(),
-                "seed": item.seed,
-                "prompt": item.entry.prompt,
-                "length": len(item.entry.prompt),
-                "verdict": item.entry.report.verdict,
-                "key": item.key,
+                **entry.named(),
+                "seed": fields.get("seed"),
+                "prompt": entry.prompt,
+                "length": len(entry.prompt),
+                "verdict": entry.report.verdict,
             }
         )
     # The sidecar, the thumbnail and the picture's own metadata, in whole blocks of a disk.
     other_bytes = 16_384 * len(items)
-    picture_bytes = round(pixels * _BYTES_A_PIXEL[plan.spec.get("format", "png")])
     return {
         "pack": plan.pack.id,
         "version": plan.pack.version,
@@ -138,5 +122,5 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "tokens": [totals.to_json() for totals in plan.tokens],
         "rejected": plan.rejects and bool(plan.violations or plan.over_long),
-        "estimate": {"bytes": picture_bytes + other_bytes},
+        "estimate": {"bytes": round(picture_bytes) + other_bytes},
     }

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from composer.choices import MAX_DEPTH, ChoiceProblem, Options, Text, parse, weight_at, wilds
+from composer.choices import MOST_NESTED, ChoiceProblem, Options, Text, parse, weight_at, wilds
 from composer.layers import Block, FileProblem, block_name, decode, is_ignored, lines, read_file
 from specs.errors import Problem
 from specs.suggest import did_you_mean
@@ -28,6 +28,7 @@ class Wildcards:
         self._options: dict[str, Options] = {}
         self._lines: dict[str, dict[Text, int]] = {}
         self._depths: dict[str, int] = {}
+        self._texts: dict[Block, Text] = {}
 
     @cached_property
     def files(self) -> dict[str, tuple[Path, Path]]:
@@ -52,6 +53,16 @@ class Wildcards:
             self._options[name] = Options.of(weights)
         return self._options[name]
 
+    def text(self, block: Block, problems: list[Problem]) -> Text:
+        """The choices of a block, read once unless something is wrong with it."""
+        if block in self._texts:
+            return self._texts[block]
+        before = len(problems)
+        text, _ = self.parse(block, problems)
+        if len(problems) == before:
+            self._texts[block] = text
+        return text
+
     def parse(
         self, block: Block, problems: list[Problem], start: int = 0, path: tuple[str, ...] = ()
     ) -> tuple[Text, int]:
@@ -71,13 +82,13 @@ class Wildcards:
                 break
             named = self._named(name)
             for each in named:
-                if each not in self._depths and each not in path and len(path) < MAX_DEPTH:
+                if each not in self._depths and each not in path and len(path) < MOST_NESTED:
                     self._depths[each] = 1 + self._read(each, problems, (*path, each))
-                depth = max(depth, self._depths.get(each, MAX_DEPTH + 1))
+                depth = max(depth, self._depths.get(each, MOST_NESTED + 1))
             message = "" if named else self._unknown(name)
-            if depth > MAX_DEPTH:
+            if depth > MOST_NESTED:
                 how = " → ".join((*path, name))
-                message = f"wildcards lead in a circle, or through more than {MAX_DEPTH}: {how}"
+                message = f"wildcards lead in a circle, or through more than {MOST_NESTED}: {how}"
                 depth = 0
             if message:
                 problems.append(Problem(*block.locate(start + at), block.file, message))

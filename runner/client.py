@@ -305,7 +305,7 @@ def cancel(home: Home, job_id: str) -> str:
 
 def keep(home: Home, job_id: str) -> str:
     """Ask for a job to be kept by `clean`, once it is over; the name of the drop."""
-    return _control(home, f"{job_id}{KEEP_SUFFIX}")
+    return _control(home, f"{_used_once(home, job_id)}{KEEP_SUFFIX}")
 
 
 def retry(home: Home, job_id: str) -> str:

@@ -18,11 +18,11 @@ SEED_END = 2**32
 """Seeds are below this number."""
 
 # Left out of the spec of one image: the axes, of which it is one point, and ignored fields.
-_AXES = frozenset(
+AXES = frozenset(
     "compose choices sample sample_seed table on_error count seeds matrix"
     " $schema schema result".split()
 )
-_JOB_FIELDS = frozenset({"id", "priority", "reuse", "window", "not_before", "timeout"})
+JOB_FIELDS = frozenset({"id", "priority", "reuse", "window", "not_before", "timeout"})
 
 
 def count(spec: Mapping[str, Any], prompts: int = 1) -> int:
@@ -82,7 +82,7 @@ def image(
     if prompts is not None:
         prompt = prompts[rest]
         composed = {"prompt": prompt} if isinstance(prompt, str) else prompt
-    realised = {key: value for key, value in spec.items() if key not in _AXES}
+    realised = {key: value for key, value in spec.items() if key not in AXES}
     realised |= {key: value for key, value in composed.items() if key not in realised}
     realised |= {field: chosen[field] for field in matrix}
     realised["seed"] = _seed(spec, index, nth_seed, base_seed, composed)
@@ -91,7 +91,7 @@ def image(
 
 def for_sidecar(realised: Mapping[str, Any]) -> dict[str, Any]:
     """A realised spec without the fields of its job: id, priority, reuse, hours, timeout."""
-    return {key: value for key, value in realised.items() if key not in _JOB_FIELDS}
+    return {key: value for key, value in realised.items() if key not in JOB_FIELDS}
 
 
 def _seed(

@@ -360,6 +360,7 @@ CHROMA = Family(
     name="chroma",
     encode=_encode,
     decode=flux1.FLUX1.decode,
+    grid=flux1.FLUX1.grid,
     readers=(Reader("T5", "tokenizer", token_files.t5),),
 )
 ''',

@@ -14,10 +14,8 @@ from runner.cli.output import add_verb, print_json, print_line, print_message, s
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, Settings, find_home
-from specs.document import Document
 from specs.errors import SpecInvalid
 from specs.read import read
-from specs.validate import validate
 from specs.write import to_yaml
 
 if TYPE_CHECKING:
@@ -71,13 +69,12 @@ def run_compose(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     spec = _spec(options, home)
     try:
-        if not (options.plan or options.queue):
-            return _print_prompt(options, home, spec)
         try:
             data = to_yaml(spec)
         except SpecInvalid as error:
             raise _usage(error) from error
-        return (_print_plan if options.plan else _queue)(options, home, data)
+        act = _print_plan if options.plan else _queue if options.queue else _print_prompt
+        return act(options, home, data)
     except SpecInvalid as error:
         return _print_refusal(options, error)
 
@@ -130,29 +127,13 @@ def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
         yield name, document[name]
 
 
-def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+def _print_prompt(options: argparse.Namespace, home: Home, data: bytes) -> int:
     """Print the first prompt of the spec, its blocks and its audit."""
-    from composer.expansion import selection
-    from composer.packs import read_pack
-    from composer.parameters import encoders_of, seeds_of
     from composer.report import compose_json
-    from runner.catalogue import RegistryCatalogue
 
-    try:
-        validate(Document(spec))
-    except SpecInvalid as error:
-        raise _usage(error) from error
-    pack = read_pack(home.prompts, options.pack)
-    catalogue = RegistryCatalogue(home.settings, home.data)
-    model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
-    composed = compose_json(
-        pack,
-        selection(spec),
-        seed=seeds_of(spec, pack.defaults)[0] or 0,
-        forbidden=home.settings.forbidden,
-        languages=home.settings.audit_languages,
-        encoders=encoders_of(catalogue.parameters(model, str(spec["kind"]))),
-    )
+    plan = _assessed(options, home, data).plan
+    assert plan is not None, "else it is refused"
+    composed = compose_json(plan)
     ok = composed["audit"]["verdict"] == "ok" and not composed["over_by"]
     if options.json:
         print_json(composed)
@@ -161,7 +142,8 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     show()
     for block in composed["blocks"]:
         show(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
-    show(f"  {composed['length']} characters, {_tokens_text(composed['tokens'])}")
+    seed = f", seed {composed['seed']}" if "seed" in composed else ""
+    show(f"  {composed['length']} characters, {_tokens_text(composed['tokens'])}{seed}")
     for warning in composed["warnings"]:
         show(f"  {warning}")
     _print_audit(composed["audit"], composed["prompt"])

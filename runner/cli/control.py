@@ -40,9 +40,13 @@ def run_cancel(options: argparse.Namespace) -> int:
         outcomes.append({"id": job_id, "state": status["state"], "was_over": job_id in over})
     lines = [f"{outcome['id']}: {_outcome_text(outcome)}" for outcome in outcomes]
     print_answer(options, {"jobs": outcomes}, *lines)
-    if not running and not options.json:
-        print_message("no runner is running: it will be obeyed when one starts")
+    _tell_when(options, running=running)
     return 0
+
+
+def _tell_when(options: argparse.Namespace, *, running: bool) -> None:
+    if not (running or options.json):
+        print_message("no runner is running: it will be obeyed when one starts")
 
 
 def _outcome_text(outcome: Mapping[str, Any]) -> str:
@@ -80,18 +84,24 @@ def run_retry(options: argparse.Namespace) -> int:
 def run_keep(options: argparse.Namespace) -> int:
     """Ask for jobs to be kept; one that is not over yet is kept when it is."""
     home = find_home(options.home)
-    unknown = [each for each in options.ids if client.status(home, each)["state"] == "unknown"]
-    if unknown:
+    states = {job_id: client.status(home, job_id)["state"] for job_id in options.ids}
+    if unknown := [job_id for job_id, state in states.items() if state == "unknown"]:
         raise UsageProblem(f"no job is named {', '.join(unknown)}: `fluxdrop status` lists them")
-    drops = [client.keep(home, job_id) for job_id in options.ids]
+    drops = {job_id: client.keep(home, job_id) for job_id in states}
     running = client.runner_health(home) is not None
-    for drop in drops if running else ():
-        client.wait_until_obeyed(home, drop, _OBEYED_SECONDS)
-    lines = [f"{job_id}: kept, whatever `clean` removes" for job_id in options.ids]
-    print_answer(options, {"jobs": options.ids}, *lines)
-    if not running and not options.json:
-        print_message("no runner is running: it will be obeyed when one starts")
-    return 0
+    texts = dict.fromkeys(drops, "kept, whatever `clean` removes")
+    for job_id, drop in drops.items():
+        if states[job_id] not in FINAL_STATES:
+            texts[job_id] = "will be kept when it ends"
+        elif running and not client.wait_until_obeyed(home, drop, _OBEYED_SECONDS):
+            texts[job_id] = "asked to be kept; the runner has not obeyed yet"
+        elif running and client.receipt(home, drop):
+            texts[job_id] = "cannot be kept: nothing is left of it"
+    refused = {job_id for job_id, text in texts.items() if text.startswith("cannot")}
+    jobs = [job_id for job_id in states if job_id not in refused]
+    print_answer(options, {"jobs": jobs}, *(f"{job_id}: {text}" for job_id, text in texts.items()))
+    _tell_when(options, running=running)
+    return 1 if refused else 0
 
 
 def run_hold(options: argparse.Namespace) -> int:

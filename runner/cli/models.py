@@ -16,6 +16,7 @@ from runner.engine.hub.sources import Layout, Source, aid_source, sources
 from runner.engine.models import Model
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from runner.terminal import size_text
 from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
 
@@ -52,11 +53,11 @@ def run_models(options: argparse.Namespace) -> int:
         )
         if not row["kinds"]:
             kinds = f"upscale, {row['scale'] or '?'}×"
-        partly = f"{_size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
+        partly = f"{size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
         here = "yes" if row["present"] else partly
         gated = ", gated" if row["gated"] else ""
         show(
-            f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
+            f"{row['name']:<{widest}} {kinds:<39} {size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
     conditions = {row["licence"]: row["conditions"] for row in rows if row["conditions"]}
@@ -186,7 +187,3 @@ def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source,
 def _unknown(name: str, models: Mapping[str, Any]) -> FluxdropError:
     hint = did_you_mean(name, models, "`fluxdrop models` lists them")
     return UsageProblem(f"there is no model {name!r}: {hint}")
-
-
-def _size_text(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

@@ -87,7 +87,7 @@ def slot_note(slot: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def in_words(counts: Mapping[str, int]) -> str:
+def counts_text(counts: Mapping[str, int]) -> str:
     """Numbers by their names: "3 new, 9 reused, 0 unknown"."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from composer.plan import Plan
 from composer.report import plan_json
-from runner.cli.output import in_words, print_message, show
+from runner.cli.output import counts_text, print_message, show
 from runner.daemon.tasks import reuse_counts
 from runner.files import is_folder
 from runner.gallery.formatting import duration, number_of
@@ -43,15 +43,18 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     ]
     report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
     report["rejected"] = assessment.reason is not None
+    report["estimate"] |= _time_estimate(plan, home)
     if counts := reuse_counts(assessment, home):
         report["reuse"] = counts
-    report["estimate"] |= _time_estimate(plan, home)
+        if seconds := report["estimate"]["seconds"]:
+            made = counts["new"] + counts["unknown"]
+            report["estimate"]["seconds"] = round(seconds * made / report["count"], 1)
     report["estimate"]["free_bytes"] = _free_bytes(home)
     return report
 
 
 def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
-    """Seconds for all images, from images like them that were made here.
+    """Seconds to make all images, from images like them that were made here.
 
     `seconds` is None unless every planned image is like some that were made; `seconds_per_image` is
     the mean over those that are, `unmeasured` the number of the others. `measured_on` is how many
@@ -59,12 +62,12 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     """
     kind = str(plan.spec["kind"])
     groups: Counter[Like] = Counter()
-    for item in plan.items():
-        times = item.parameters.get("upscale", 1)
-        sides = {name: item.parameters.get(name) for name in ("width", "height")}
+    for _, fields in plan.images():
+        times = fields.get("upscale", 1)
+        sides = {name: fields.get(name) for name in ("width", "height")}
         size = {name: side and side * times for name, side in sides.items()}
-        steps = passes({"kind": kind, **item.parameters})
-        model = str(item.parameters.get("model"))
+        steps = passes({"kind": kind, **fields})
+        model = str(fields.get("model"))
         groups[Like(kind, model, **size, steps=steps, upscale=times)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = []
@@ -99,7 +102,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     show(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
           f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
     if counts := report.get("reuse"):
-        show(f"images      {in_words(counts)}")
+        show(f"images      {counts_text(counts)}")
     start = _common_start([text for _, text in prompts])
     dots = "… " if start else ""
     _print_list("prompts", [f"{name}: {dots}{text[start:]}" for name, text in prompts])
@@ -170,14 +173,10 @@ def _common_start(prompts: Sequence[str]) -> int:
     return start if start > _WIDTH // 3 else 0
 
 
-def _pair(subject: str, variable: str | None) -> str:
-    return f"{subject} × {variable}" if variable else subject
-
-
 def _name(entry: Mapping[str, Any]) -> str:
     row = [f"row {entry['row']}"] if "row" in entry else []
-    named = [_pair(entry["subject"], entry["variable"])] if entry["subject"] else []
-    return ", ".join([*row, *named])
+    pair = " × ".join(filter(None, (entry["subject"], entry["variable"])))
+    return ", ".join(filter(None, (*row, pair)))
 
 
 def _skipped(entry: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, in_words, job_line, print_answer, print_message
+from runner.cli.output import add_verb, counts_text, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.files import is_there, read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
@@ -142,7 +142,7 @@ def run_check(options: argparse.Namespace) -> int:
     ok = not any(assessment.reason for _, assessment in checked)
     counts = {file: counts for file, each in checked if (counts := reuse_counts(each, home))}
     for file, count in counts.items():
-        print_message(f"{file}: {in_words(count)}")
+        print_message(f"{file}: {counts_text(count)}")
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
         | ({"warnings": warned} if (warned := _warnings(assessment)) else {})

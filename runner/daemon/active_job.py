@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from runner.daemon.tasks import Composed, InFlight
@@ -26,12 +27,13 @@ class ActiveJob:
     process ended during each of the `suspects`; `last` is the image that a slot was given last.
     `failure` is why the job must end. `previewed` is the slot whose preview is shown. Of the
     `unasked` it is yet to be seen whether their pictures exist already: none, where they are not to
-    be `reused`.
+    be reused; of the `new` they do not. Where it `is_first` of its setup, that is not
+    known before an image of it is made.
     """
 
     record: Record
     composed: Composed
-    numbers: deque[int]
+    numbers: OrderedDict[int, None]
     dispatches: dict[str, Dispatch] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
@@ -41,6 +43,8 @@ class ActiveJob:
     suspects: frozenset[int] = frozenset()
     previewed: str | None = None
     unasked: deque[int] = field(default_factory=deque)
+    new: set[int] = field(default_factory=set)
+    is_first: bool = False
 
     @property
     def reuses(self) -> bool:
@@ -52,12 +56,18 @@ class ActiveJob:
         """Whether an image of it is left for a slot."""
         return bool(self.numbers) and not self.cancelled and self.failure is None
 
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Put images back, which come first then, in their order."""
+        for number in sorted(numbers, reverse=True):
+            self.numbers[number] = None
+            self.numbers.move_to_end(number, last=False)
+
     def is_alone(self, slot: str) -> bool:
         """Whether a slot's next image must wait until all before it are written.
 
         So that what ends the process next is known to be that image, or not to be.
         """
-        return not self.suspects.isdisjoint((self.numbers[0], self.last.get(slot)))
+        return not self.suspects.isdisjoint((next(iter(self.numbers)), self.last.get(slot)))
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress at this event of one of its images."""

@@ -19,6 +19,7 @@ from runner.daemon.sidecar import copy_of, realised_spec
 from runner.daemon.tasks import InFlight
 from runner.engine.custom_entries import models_of, upscaler_of
 from runner.engine.hub import library as hub
+from runner.engine.hub.sources import loaded
 from runner.engine.memory.machine import cards
 from runner.engine.rendering import versions
 from runner.engine.resolved_task import Found, found
@@ -145,7 +146,10 @@ class Reuse:
             beside.append(self._hashes[True].file(self._library.upscaler(model)[1]))
         estimator = model.serves[task.kind].estimator
         if estimator and fields.get("control") == "depth" and not fields.get("preprocessed"):
-            beside.append(str(self._library.estimator(estimator)))  # names its commit
+            try:
+                beside.append(self._hashes[False].of(loaded(self._library.estimator(estimator))))
+            except LookupError:  # until an image is made with it
+                return None
         here = {"weights": [weights, *beside], "precision": task.precision, **self._here}
         return setup_key(fields, here)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from composer.plan import ORIGIN
 from runner.clock import timestamp
 from runner.daemon.tasks import InFlight
 from runner.executor import Rendered
@@ -13,9 +14,6 @@ from runner.task import ImageTask
 from specs.expand import for_sidecar
 
 _REALISED = ("precision", "width", "height")
-_OF_ITS_ORIGIN = frozenset({
-    "pack", "pack_version", "pack_sha256", "subject", "variable", "audit", "row", "custom_id",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def copy_of(
     result = {
         name: value
         for name, value in source.items()
-        if name not in _OF_ITS_ORIGIN and not name.startswith("x_")
+        if name not in ORIGIN and not name.startswith("x_")
     }
     if "original" in source:
         result["original"] = {**source["original"], "file": original}

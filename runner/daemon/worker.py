@@ -14,7 +14,7 @@ touches a pipeline, and only it starts and stops slots.
 """
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -211,7 +211,7 @@ class Worker:
                     seq, number = taken[0].record.seq, event.task.index
                     self._writer.record(lambda: self._ledger.unclaim(seq, [number]))
                     # It is still to be made, unless the job is cancelled.
-                    taken[0].numbers.appendleft(number)
+                    taken[0].give_back([number])
             case SlotLost():
                 self._lose(event)
             case CancelAsked():
@@ -278,7 +278,7 @@ class Worker:
                 suspects, failure = self._ledger.suspect_images(seq), self._ledger.dead_load(seq)
             self._lost.popleft()
             self._end_dispatch(lost.slot)
-            job.numbers = deque(sorted({*job.numbers, *dispatch.images} - over.keys()))
+            job.give_back(dispatch.images.keys() - over.keys())
             job.suspects, job.failure = suspects, failure
             self._writer.show(job.record)
 
@@ -448,7 +448,7 @@ class Worker:
     def _begin(self, record: Record) -> None:
         self._lookahead.begins(record)
         over = self._ledger.images(record.seq)
-        numbers = deque(n for n in range(1, record.total + 1) if n not in over)
+        numbers = OrderedDict.fromkeys(n for n in range(1, record.total + 1) if n not in over)
         try:
             composed = self._ledger.composed(record.seq)
         except ValueError:
@@ -479,29 +479,32 @@ class Worker:
             size = 1
         try:
             while job.numbers and len(batch) < size:
-                number = job.numbers[0]
+                number = next(iter(job.numbers))
                 if batch and number in job.suspects:
                     break
                 image = self._build(job, number)
-                if image is not None and job.reuses and self._copy(job, image):
-                    job.numbers.popleft()
+                asks = job.reuses and number not in job.new
+                if image is not None and asks and self._copy(job, image):
+                    del job.numbers[number]
                     if self._writer.is_full:
                         break
                     continue
                 first = next(iter(batch.values()), None)
                 if image is not None and first is not None and not image.task.is_like(first.task):
                     break
-                job.numbers.popleft()
+                del job.numbers[number]
                 if image is not None:
                     batch[number] = image
         except OSError:
-            job.numbers.extendleft(reversed(batch))
+            job.give_back(batch)
             raise
         return batch
 
     def _copy_ahead(self) -> None:
         """Have pictures that exist copied while the slots make others, a few at each step."""
         for job in self._jobs.values():
+            if job.is_first and not job.rendered:
+                continue
             for _ in range(_ASKED_AT_ONCE):
                 if not (job.unasked and job.may_go_on) or self._hold_of(job) is not None:
                     break
@@ -510,18 +513,26 @@ class Worker:
                 number = job.unasked.popleft()
                 if number in job.numbers:
                     image = self._build(job, number)
-                    if image is None or self._copy(job, image):
-                        job.numbers.remove(number)
+                    exists = image is None or self._copy(job, image)
+                    if exists:
+                        del job.numbers[number]
+                    elif exists is None and not job.rendered:
+                        job.unasked.appendleft(number)
+                        job.is_first = True
+                        break
             else:
                 self.wake()
 
-    def _copy(self, job: ActiveJob, image: InFlight) -> bool:
-        """Have the picture of an image copied where it exists; whether it does."""
-        picture, _ = self._reuse.find(image)
+    def _copy(self, job: ActiveJob, image: InFlight) -> bool | None:
+        """Have the picture of an image copied where it exists; None where that is not known yet."""
+        number = image.task.index
+        picture, known = self._reuse.find(image)
         if picture is None:
-            return False
+            if known:
+                job.new.add(number)
+            return False if known else None
         files = partial(self._reuse.copied, picture, job.record, image)
-        self._writer.save(copied(job.record, image.task.index, picture.bytes, files))
+        self._writer.save(copied(job.record, number, picture.bytes, files))
         return True
 
     def _start(self, chosen: Sequence[tuple[str, ActiveJob, dict[int, InFlight]]]) -> bool:
@@ -535,7 +546,7 @@ class Worker:
                     )
         except LedgerUnusable:
             for _, job, batch in reversed(chosen):
-                job.numbers.extendleft(reversed(batch))
+                job.give_back(batch)
             raise
         for name, job, batch in chosen:
             if job.cancelled:

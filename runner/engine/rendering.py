@@ -26,11 +26,9 @@ from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
-from runner.engine.weights.fingerprint import KIND, combined
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
-from runner.files import sha256_of
 from runner.job import Phase
 from runner.task import ImageTask
 
@@ -192,7 +190,7 @@ class Renderer:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
         made = depth.of(prepared.depth_of, folder, self._pipelines.device)
-        digest = KIND + combined({file.name: sha256_of(file) for file in loaded(folder)})
+        digest = self._pipelines.hashes.of(loaded(folder))
         revision = revision_of(folder, estimator)
         facts = {"name": estimator.name, "repo": estimator.repo, "revision": revision}
         return prepared.with_depth(made, estimator={**facts, "hash": digest})

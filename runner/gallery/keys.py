@@ -7,25 +7,25 @@ digest of all of a spec that decides pixels and files; `setup` that of what deci
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from runner.gallery.formatting import mapping
+from specs.expand import AXES, JOB_FIELDS
 
 VERSIONS = ("torch", "diffusers", "transformers")
 """The packages whose versions are part of a key."""
 
+_DIGEST = re.compile("[0-9a-f]{32}|[0-9a-f]{64}")
 # Facts that sidecars have only where they are true, or of few models.
 _NOT_SAID = {"weight_only": False, "rounds_inputs": False, "speed": {}}
 _PLAN = ("device", "dtype", "text_precision", "placement", "tiled", "scheme", *_NOT_SAID)
 _AIDS = (("upscaler", "name"), ("upscaler", "sha256"), ("estimator", "name"), ("estimator", "hash"))
 # Of a spec, what changes neither the pixels nor the file. A precision is asked for as `auto`, and
 # known only once the picture is made.
-_NOT_ASKED = frozenset({
-    "id", "tags", "notes", "priority", "reuse", "window", "not_before", "timeout", "preview",
-    "notify", "precision", "schema", "$schema", "result",
-})  # fmt: skip
+_NOT_ASKED = AXES | JOB_FIELDS | {"tags", "notes", "preview", "notify", "precision"}
 _DEFAULTS = {"upscale": 1, "keep_original": False, "format": "png", "metadata": "full"}
 # What differs between images that are made in the same way.
 _OF_ONE_IMAGE = frozenset({
@@ -88,7 +88,7 @@ def keys_in(sidecar: Mapping[str, Any]) -> dict[str, str]:
         with suppress(TypeError, AttributeError):  # of a sidecar that anybody may have written
             keys["asked"] = asked_key(asked_fields(sidecar, {}))
     found = {**keys, "made": _digest(made), "sha256": result.get("sha256")}
-    return {name: key for name, key in found.items() if isinstance(key, str)}
+    return {name: key for name, key in found.items() if _DIGEST.fullmatch(str(key))}
 
 
 def _digest(value: Any) -> str:

@@ -18,6 +18,7 @@ from runner import reading
 from runner.files import MAX_FILE_BYTES, is_file, read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
+from runner.spool.store.outbox import output_entry
 from runner.wire import Output, read_json
 
 PAGE = 4
@@ -38,7 +39,7 @@ def type_of(file: str) -> str:
     return _TYPES.get(Path(file).suffix.lower(), "application/octet-stream")
 
 
-def number_of(file: str) -> int:
+def number_in(file: str) -> int:
     """The number of a picture or a sidecar within its job, from its name; 0 without one."""
     match = re.search(r"-(\d+)\.\w+$", file)
     return int(match[1]) if match else 0
@@ -55,14 +56,14 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     job_id = str(status["id"])
     known = {output["sidecar"]: output for output in status.get("outputs", ())}
     if len(known) >= (status.get("images") or {}).get("done", 0):
-        names = sorted(known, key=number_of)
+        names = sorted(known, key=number_in)
     else:  # a long job, whose status has the newest hundred only
         names = [file.name for file in reading.sidecars(home.job(job_id)).values()]
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)
         if output is not None:
-            path, uri = f"outbox/{job_id}/{output['file']}", uri_of(job_id, number_of(name))
+            path, uri = f"outbox/{job_id}/{output['file']}", uri_of(job_id, number_in(name))
             rows.append({**output, "path": path, "uri": uri})
     return rows
 
@@ -154,17 +155,14 @@ def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
     """The entry of a status' `outputs` for one picture, made from its sidecar."""
     if not is_safe_id(job_id):
         return None
-    content = read_json(home.job(job_id) / sidecar) or {}
-    result = content.get("result")
-    file = result.get("file") if isinstance(result, dict) else None
-    if result is None or not isinstance(file, str) or "/" in file or "\\" in file:
+    content = read_json(home.job(job_id) / sidecar)
+    try:
+        output = output_entry(content or {}, None)
+        thumbnail = f"thumbs/{Path(output['file']).stem}.webp"
+    except (LookupError, TypeError):
         return None
-    thumbnail = f"thumbs/{Path(file).stem}.webp"
-    output = {
-        "file": file,
-        "sidecar": sidecar,
-        "thumbnail": thumbnail if is_file(home.job(job_id) / thumbnail) else None,
-        "seed": content.get("seed"),
-        **{name: result.get(name) for name in ("sha256", "width", "height")},
-    }
+    if {"/", "\\"}.intersection(output["file"]):
+        return None
+    if is_file(home.job(job_id) / thumbnail):
+        output["thumbnail"] = thumbnail
     return reading.checked(output, Output)

@@ -211,27 +211,26 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
     from specs.write import to_yaml
 
     plan = assessment.plan
-    left_out = [asdict(skipped) for skipped in plan.skipped] if plan else []
+    skipped = plan.skipped if plan else ()
     if plan:
-        rows = [
-            {**entry.named(), "prompt": entry.prompt, "audit": entry.report.to_json()}
-            for entry in plan.entries
-        ]
+        reports = [entry.report for entry in plan.entries]
+        rows = [{**e.named(), "prompt": e.prompt} for e in plan.entries[:_MOST_PROMPTS]]
     else:
-        terms = parse_terms(home.settings.forbidden)
-        languages = home.settings.audit_languages
-        texts = spec.get("matrix", {}).get("prompt") or [spec.get("prompt")]
-        rows = [
-            {"prompt": t, "audit": audit(t, terms, (), languages).to_json()} for t in texts if t
-        ]
+        terms, languages = parse_terms(home.settings.forbidden), home.settings.audit_languages
+        texts = [*filter(None, spec.get("matrix", {}).get("prompt") or [spec.get("prompt")])]
+        reports = [audit(text, terms, (), languages) for text in texts]
+        rows = [{"prompt": text} for text in texts[:_MOST_PROMPTS]]
     counts = reuse_counts(assessment, home)
-    violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": assessment.realised.get("model", spec.get("model"))},
         "spec_yaml": to_yaml(spec).decode(),
-        "prompts": [{**row, "length": len(row["prompt"])} for row in rows[:_MOST_PROMPTS]],
-        "prompt_count": len(rows),
-        "audit": "violation" if violates else "ok",
-        "left_out": left_out[:_MOST_PROMPTS],
+        "prompts": [
+            {**row, "audit": report.to_json(), "length": len(row["prompt"])}
+            for row, report in zip(rows, reports, strict=False)
+        ],
+        "prompt_count": len(reports),
+        "audit": "ok" if all(report.ok for report in reports) else "violation",
+        "left_out": [asdict(each) for each in skipped[:_MOST_PROMPTS]],
+        "left_out_count": len(skipped),
         **({"reuse": counts} if counts else {}),
     }

@@ -220,7 +220,9 @@ def test_a_gallery_that_cannot_be_read_means_no_estimate_of_the_time(
     assert os.strerror(errno.EIO) in done.err and "is not estimated" in done.err
 
 
-def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> None:
+def test_a_plan_estimates_time_from_what_this_home_has_measured(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def estimate(*more: str) -> dict[str, Any]:
         shape: dict[str, Any] = here(*BULK, *more, "--plan", "--json").json["estimate"]
         return shape
@@ -247,6 +249,10 @@ def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> N
         gallery.add(row_of(made))
     assert estimate(*enlarging)["seconds_per_image"] == 5.0
     assert estimate()["seconds"] == known["seconds"]
+    monkeypatch.setattr(
+        plan_report, "reuse_counts", lambda *_: {"new": 8, "reused": 19, "unknown": 11}
+    )
+    assert estimate()["seconds"] == known["seconds"] / 2, "what is copied takes no time"
 
 
 def test_queue_drops_the_spec_that_was_planned(here: Here) -> None:

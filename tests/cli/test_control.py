@@ -73,3 +73,24 @@ def test_a_job_is_kept_by_its_id_and_one_that_is_not_known_is_said(here: Here) -
     assert (here.home / "inbox" / "hero.keep").exists()
     never = here("keep", "hero", "never")
     assert never.code == 2 and "no job is named never" in never.err
+
+
+def test_a_keep_that_is_refused_or_comes_early_is_told_as_that(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: `kept` for both, and 0."""
+    has_ended(here, "gone", "gone.yaml")
+    has_ended(here, "early", "early.yaml", state="running")
+
+    def acts(home: Home) -> dict[str, str]:
+        for file in home.inbox.glob("gone*.keep"):
+            answer = {"name": file.name, "job": "gone", "outcome": "rejected"}
+            (home.drops / f"{file.name}.json").write_text(json.dumps(answer))
+            file.unlink()
+        return {"state": "idle"}
+
+    monkeypatch.setattr(client, "runner_health", acts)
+    done = here("keep", "gone", "early")
+    assert done.code == 1 and "gone: cannot be kept" in done.out, done
+    assert "early: will be kept when it ends" in done.out
+    assert here("keep", "gone", "early", "--json").json == {"jobs": ["early"]}

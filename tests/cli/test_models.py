@@ -105,7 +105,7 @@ def test_a_download_that_was_only_begun_is_told_to_go_on(here: Here) -> None:
     done = here("models", "check")
     assert done.code == 1 and "z-image-turbo: only partly here" in done.out
     assert "models pull z-image-turbo` (it goes on where it broke off)" in done.out
-    assert "2 MB of it" in here("models").out
+    assert "2.0 MB of it" in here("models").out
 
 
 def test_a_gated_model_without_a_token_is_told_how_to_get_one(

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer.packs import read_pack
+from composer import wildcards
+from composer.choices import parse
+from composer.layers import read_file
 from composer.plan import Plan, make_plan
 from composer.report import compose_json, plan_json
-from composer.tokencount import flux1_like
+from composer.table import Row, Table
 from specs import expand
 from specs.errors import SpecInvalid
 from tests.composer.helpers import refused, spec, write_pack
@@ -52,7 +54,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def texts(plan: Plan) -> list[str]:
-    return [item.entry.prompt for item in plan.items()]
+    return [entry.prompt for entry, _ in plan.images()]
 
 
 def refusal(prompts: Path, **compose: Any) -> list[str]:
@@ -64,30 +66,37 @@ def refusal(prompts: Path, **compose: Any) -> list[str]:
 def test_each_seed_has_a_prompt_of_its_own(prompts: Path) -> None:
     plan = make_plan(spec({"variables": "night"}, seed=5, count=8), prompts)
     assert plan.count == len(plan.prompts) == 24
-    assert [item.seed for item in plan.items()] == [*range(5, 13)] * 3
+    assert [fields["seed"] for _, fields in plan.images()] == [*range(5, 13)] * 3
     assert len(set(texts(plan))) > 12
     assert all("{" not in text and "__" not in text and "  " not in text for text in texts(plan))
-    for index, item in enumerate(plan.items()):
-        realised = expand.image(plan.spec, index, 0, plan.prompts)
-        assert (realised["prompt"], realised["seed"]) == (item.entry.prompt, item.seed)
-        assert item.parameters == realised
-    assert len({item.key for item in plan.items()}) == 24
+    for index, (entry, fields) in enumerate(plan.images()):
+        assert fields == expand.image(plan.spec, index, 0, plan.prompts)
+        assert fields["prompt"] == entry.prompt
 
 
 def test_the_prompt_of_a_seed_depends_on_nothing_else(prompts: Path) -> None:
     whole = make_plan(spec({"variables": "all"}, seeds=[1, 2, 3]), prompts)
-    by_name = {(i.entry.subject, i.entry.variable, i.seed): i for i in whole.items()}
     part = make_plan(spec({"subjects": "tree", "variables": "night"}, seeds=[3]), prompts)
-    (item,) = part.items()
-    same = by_name["tree", "night", 3]
-    assert (item.entry.prompt, item.key) == (same.entry.prompt, same.key)
-    made = compose_json(
-        read_pack(prompts, "mugs"),
-        {"subjects": "tree", "variables": "night"},
-        encoders=flux1_like(),
-        seed=3,
-    )
-    assert (made["prompt"], made["seed"]) == (item.entry.prompt, 3)
+    (image,) = part.images()
+    assert image in [*whole.images()]
+    made = compose_json(part)
+    assert (made["prompt"], made["seed"]) == (image[1]["prompt"], 3)
+
+
+def test_rows_of_a_table_read_each_block_and_each_wildcard_file_once(
+    prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: all files and all blocks read again for each row."""
+    read: list[Path] = []
+    parsed: list[str] = []
+    monkeypatch.setattr(wildcards, "read_file", lambda *a: read.append(a[1]) or read_file(*a))
+    monkeypatch.setattr(wildcards, "parse", lambda text: parsed.append(text) or parse(text))
+    rows = tuple(Row(n, {}, {"extra": f"no. {n}"}) for n in range(2, 22))
+    table = Table("rows.csv", "", rows, frozenset())
+    given = spec({"subjects": ["mug", "tree"], "variables": "day"}, seed=1, table="rows.csv")
+    assert make_plan(given, prompts, table=table).count == 40
+    assert len(read) == len(set(read)) == 2
+    assert len(set(parsed)) == len(parsed) - parsed.count("") + 1
 
 
 def test_one_seed_is_not_one_choice_for_all_combinations(tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_the_matrix_varies_within_a_prompt(prompts: Path) -> None:
         {"subjects": "mug", "variables": "day"}, seeds=[4, 5], matrix={"steps": [2, 8]}
     )
     plan = make_plan(given_spec, prompts)
-    assert [(i.seed, i.parameters["steps"]) for i in plan.items()] == [
+    assert [(fields["seed"], fields["steps"]) for _, fields in plan.images()] == [
         (4, 2),
         (4, 8),
         (5, 2),
@@ -121,7 +130,7 @@ def test_seeds_of_the_pack_have_their_prompts_too(prompts: Path) -> None:
     facts["subjects"] = {"tree": {"defaults": {"seeds": [9]}}}
     file.write_text(json.dumps(facts), encoding="utf-8")
     plan = make_plan(spec({"variables": "day"}), prompts)
-    assert [(i.entry.subject, i.seed) for i in plan.items()] == [
+    assert [(entry.subject, fields["seed"]) for entry, fields in plan.images()] == [
         ("mug", 7), ("mug", 8), ("plain", 7), ("plain", 8), ("tree", 9),
     ]  # fmt: skip
     facts["defaults"] = {"seeds": {"start": 0, "count": 10_000}}
@@ -132,8 +141,8 @@ def test_seeds_of_the_pack_have_their_prompts_too(prompts: Path) -> None:
 
 def test_without_a_seed_consecutive_ones_are_drawn_and_it_is_said(prompts: Path) -> None:
     plan = make_plan(spec({"variables": "day"}, count=2), prompts)
-    seeds = [item.seed for item in plan.items()]
-    assert seeds == [*range(seeds[0] or 0, (seeds[0] or 0) + 6)]
+    seeds = [fields["seed"] for _, fields in plan.images()]
+    assert seeds == [*range(seeds[0], seeds[0] + 6)]
     assert any("no seed is given" in warning for warning in plan.warnings)
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 import composer.assemble
 import composer.plan
-from composer.packs import read_pack
 from composer.plan import make_plan
 from composer.report import compose_json, plan_json
+from composer.table import Row, Table
 from composer.terms import forbidden_in
-from composer.tokencount import Encoder, Reading, flux1_like
+from composer.tokencount import Encoder, Reading
 from specs import expand
 from specs.errors import SpecInvalid
 from tests.composer.helpers import spec, write_pack
@@ -32,7 +32,7 @@ def test_all_means_every_subject_with_every_variable_in_natural_order(prompts: P
         (subject, variable) for subject in ("cup2", "cup10", "mug") for variable in ("day", "night")
     ]
     assert plan.count == 12
-    assert [plan.item(i).seed for i in range(4)] == [3, 9, 3, 9]
+    assert [fields["seed"] for _, fields in plan.images()][:4] == [3, 9, 3, 9]
 
 
 def test_names_may_be_one_or_a_list_and_the_order_is_the_packs(prompts: Path) -> None:
@@ -58,22 +58,20 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(prompts: Path) -> None
     assert "did you mean 'cup2'?" in caught.value.problems[0].message
 
 
-def test_a_part_makes_the_same_items_as_the_whole(prompts: Path) -> None:
-    whole = {item.key: item for item in make_plan(spec({"variables": "all"}), prompts).items()}
-    part = list(make_plan(spec({"subjects": "mug", "variables": "night"}), prompts).items())
-    assert [(whole[i.key].entry.prompt, whole[i.key].seed) for i in part] == [
-        (i.entry.prompt, i.seed) for i in part
-    ]
+def test_a_part_makes_the_same_images_as_the_whole(prompts: Path) -> None:
+    whole = [*make_plan(spec({"variables": "all"}), prompts).images()]
+    part = [*make_plan(spec({"subjects": "mug", "variables": "night"}), prompts).images()]
+    assert part and all(image in whole for image in part)
 
 
-def test_items_agree_with_what_a_job_expands_to(prompts: Path) -> None:
+def test_images_agree_with_what_a_job_expands_to(prompts: Path) -> None:
     given_spec = spec({"variables": "all"}, matrix={"steps": [2, 8], "guidance": [1.0, 3.5]})
     plan = make_plan(given_spec, prompts)
     assert plan.count == expand.count(plan.spec, len(plan.prompts)) == 48
-    for index in range(plan.count):
+    for index, (entry, fields) in enumerate(plan.images()):
         realised = expand.image(plan.spec, index, 0, plan.prompts)
-        assert plan.item(index).parameters == realised
-        assert realised["prompt"] == plan.owner(index).prompt
+        assert fields == realised
+        assert realised["prompt"] == entry.prompt
         assert "seeds" not in realised
 
 
@@ -84,11 +82,11 @@ def test_seeds_that_differ_from_subject_to_subject_are_kept_apart(tmp_path: Path
     facts["defaults"] = {"seeds": [1]}
     (folder / "pack.json").write_text(json.dumps(facts), encoding="utf-8")
     plan = make_plan(spec(), tmp_path)
-    assert [(i.entry.subject, i.seed) for i in plan.items()] == [
+    assert [(entry.subject, fields["seed"]) for entry, fields in plan.images()] == [
         ("a", 1), ("b", 5), ("b", 6), ("b", 7),
     ]  # fmt: skip
     plan = make_plan(spec(seed=7, count=2), tmp_path)
-    assert [(i.entry.subject, i.seed) for i in plan.items()] == [
+    assert [(entry.subject, fields["seed"]) for entry, fields in plan.images()] == [
         ("a", 7), ("a", 8), ("b", 7), ("b", 8),
     ]  # fmt: skip
 
@@ -107,7 +105,7 @@ def test_parameters_merge_in_the_order_of_the_contract(tmp_path: Path) -> None:
             settings={"precision": "bf16", "guidance": 9},
             model_defaults=lambda model: {"guidance": 8, "precision": "auto", "quality": 90},
         )
-        return plan.item(0).parameters
+        return next(plan.images())[1]
 
     merged = parameters()
     assert (merged["steps"], merged["model"], merged["guidance"]) == (1, "subject", 3)
@@ -130,7 +128,7 @@ def test_each_distinct_prompt_is_audited_once(
 
     monkeypatch.setattr(composer.assemble, "audit", counting)
     plan = make_plan(spec({"variables": "all"}, matrix={"steps": [1, 2]}), prompts)
-    list(plan.items())
+    list(plan.images())
     assert len(seen) == len(set(seen)) == 6
 
 
@@ -147,7 +145,7 @@ def test_too_many_images_are_refused_before_the_first_prompt(
 
 def test_extra_is_its_own_block(prompts: Path) -> None:
     compose = {"subjects": "mug", "variables": "day", "extra": "no text"}
-    made = compose_json(read_pack(prompts, "mugs"), compose, encoders=flux1_like())
+    made = compose_json(make_plan(spec(compose), prompts))
     assert made["prompt"] == "studio photo of, a mug, by day, no text"
     assert [b["block"] for b in made["blocks"]] == ["fixed", "subject", "variable", "extra"]
     assert made["audit"]["verdict"] == "ok"
@@ -160,7 +158,7 @@ def test_every_image_records_where_its_prompt_came_from(prompts: Path) -> None:
     record = next(
         record
         for record, fields in zip(plan.records(), plan.prompts, strict=True)
-        if fields["prompt"] == plan.item(11).entry.prompt
+        if fields["prompt"] == plan.entries[-1].prompt
     )
     assert (record["pack"], record["pack_version"]) == ("mugs", "1.0.0")
     assert (record["subject"], record["variable"], record["audit"]) == ("mug", "night", "ok")
@@ -190,7 +188,31 @@ def test_the_room_on_the_disk_depends_on_size_and_format(prompts: Path) -> None:
     assert room(width=512, height=512, format="jpeg") - beside == pytest.approx(small / 4, rel=0.01)
     large = {"width": 512, "height": 512, "upscale": 4}
     assert room(**large) - beside == pytest.approx(16 * small, rel=0.001)
-    assert room(**large, keep_original=True) - beside == pytest.approx(17 * small, rel=0.001)
+    kept = 17 * small
+    assert room(**large, keep_original=True) - beside == pytest.approx(kept, rel=0.001)
+    columns = {**large, "keep_original": True, "format": "jpeg"}
+    rows = tuple(Row(n, {**columns, "prompt": f"cup {n}"}) for n in range(2, 5))
+    table = Table("rows.csv", "", rows, frozenset({"prompt", *columns}))
+    plan = make_plan({"kind": "text2img", "table": "rows.csv", "seed": 1}, prompts, table=table)
+    of_rows = plan_json(plan)["estimate"]["bytes"] - beside
+    assert of_rows == pytest.approx((16 / 4 + 1) * small, rel=0.001), "the original is a PNG"
+
+
+def test_the_first_prompt_is_read_with_the_encoders_of_its_own_model(tmp_path: Path) -> None:
+    """Seen red: with those of the pack's model, and with every prompt of the choices made."""
+    folder = write_pack(tmp_path, subjects={"mug": "a {red|blue} mug"}, defaults={"model": "pack"})
+    facts = json.loads((folder / "pack.json").read_text("utf-8"))
+    facts["subjects"] = {"mug": {"defaults": {"model": "own"}}}
+    (folder / "pack.json").write_text(json.dumps(facts), encoding="utf-8")
+    made = compose_json(
+        make_plan(
+            spec(choices="all", seed=1),
+            tmp_path,
+            model_defaults=lambda model: {"encoders": lambda: [words(str(model), 9)]},
+        )
+    )
+    assert made["tokens"] == {"own": 6, "estimated": False}
+    assert made["prompt"].endswith("a red mug")
 
 
 def words(name: str, limit: int, **more: bool) -> Encoder:
@@ -285,9 +307,9 @@ def test_any_pack_is_planned_and_its_numbers_agree(
     compose = {"on_violation": "skip" if skip else "reject"}
     chosen = {"variables": "all"} if variables else {}
     plan = make_plan(spec({**compose, **chosen}, seed=0, count=seeds), folder)
-    items = list(plan.items())
-    assert len(items) == plan.count == len(plan.entries) * seeds
-    assert len({item.key for item in items}) == len(items)
+    images = list(plan.images())
+    assert len(images) == plan.count == len(plan.entries) * seeds
+    assert len({repr(image) for image in images}) == len(images)
     full = sum(bool(t) for t in subjects.values()) * (
         sum(bool(t) for t in variables.values()) if variables else 1
     )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from composer.plan import ORIGIN
 from runner.daemon import reuse
 from runner.gallery.store import FOLDER, Gallery
 from runner.spool.disk import disk as disks
@@ -97,6 +98,16 @@ def test_a_copy_is_as_good_as_what_it_was_copied_from(spool: Spool) -> None:
     index_again(spool, pictures=4)
     run(spool, "three", AGAIN, 4, 0)
     assert sidecar(spool, "three-0001")["result"]["reused_from"]["job"] == "two"
+
+
+def test_a_copy_of_a_tables_picture_has_nothing_of_that_table(spool: Spool) -> None:
+    """Seen red: with `table` and `table_sha256`, and no row."""
+    (spool.home.inbox / "rows.csv").write_text("prompt,seed\na red circle,5\na red circle,6\n")
+    run(spool, "one", "kind: text2img\nmodel: tiny\ntable: rows.csv\n", 0, 2)
+    assert sidecar(spool, "one-0001")["result"].keys() >= {"table", "table_sha256", "row"}
+    plain = "kind: text2img\nmodel: tiny\nprompt: a red circle\nseed: 5\nreuse: true\n"
+    run(spool, "two", plain, 1, 0)
+    assert sidecar(spool, "two-0001")["result"].keys().isdisjoint(ORIGIN)
 
 
 def test_no_copy_is_another_name_of_the_same_file(spool: Spool) -> None:
@@ -217,6 +228,38 @@ def test_while_a_slot_works_the_rest_is_copied(spool: Spool) -> None:
     spool.device.by_hand = False
     spool.device.finish()
     assert spool.end("two")["images"]["done"] == 5
+
+
+def test_each_image_is_looked_for_once_and_of_a_new_setup_not_before_its_first_image(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: all ahead and in vain, and all again."""
+    asked: list[tuple[str, int]] = []
+    find = reuse.Reuse.find
+
+    def noting(self: reuse.Reuse, image: Any) -> Any:
+        asked.append((image.task.job, image.task.index))
+        return find(self, image)
+
+    monkeypatch.setattr(reuse.Reuse, "find", noting)
+    run(spool, "one", MANY, 0, 4)
+    spool.stop()
+    monkeypatch.setattr(reuse, "cards", lambda: ["another"])
+    spool.device = FlatColours()
+    spool.device.by_hand = True
+    spool.start()
+    asked.clear()
+    spool.drop("two.yaml", AGAIN)
+    spool.until(lambda: len(asked) >= 2)
+    spool.drop("late.yaml", PROMPT)
+    spool.until(lambda: spool.status("late").get("state") == "queued")
+    assert asked == [("two", 1), ("two", 2)]
+    spool.device.by_hand = False
+    spool.device.finish()
+    spool.end("late")
+    asked.clear()
+    run(spool, "three", AGAIN.replace("start: 5", "start: 50"), 0, 4)
+    assert sorted(asked) == [("three", n) for n in range(1, 5)]
 
 
 def test_a_cancelled_job_keeps_what_was_copied(spool: Spool) -> None:

@@ -12,6 +12,8 @@ from PIL import Image
 from runner.catalogue import RegistryCatalogue
 from runner.daemon import reuse
 from runner.daemon.tasks import InFlight, inputs_of
+from runner.engine.hub import library as hub
+from runner.engine.weights.fingerprint import Hashes
 from runner.gallery.keys import asked_fields, asked_key, keys_in
 from runner.settings import Home
 from runner.task import Lora
@@ -37,7 +39,7 @@ DO_NOT: Mapping[str, Any] = {
     "not_before": "2999-01-01T00:00", "window": "23:00-07:00", "timeout": 9, "preview": True,
     "notify": ["phone"],
 }  # fmt: skip
-AXES = {"kind", *expand._AXES}
+AXES = {"kind", *expand.AXES}
 
 
 @pytest.fixture
@@ -74,6 +76,28 @@ def test_every_field_that_decides_changes_the_key_and_no_other_does(kind: str, h
         assert keys(home, base(kind) | {name: others[name]}) != known, name
     for name, value in DO_NOT.items():
         assert keys(home, base(kind) | {name: value}) == known, name
+
+
+def test_an_estimator_that_was_replaced_in_its_place_is_another(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: known by its folder."""
+    folder = tmp_path / "estimator"
+    folder.mkdir()
+    monkeypatch.setattr(hub.Disk, "estimator", lambda library, aid: folder)
+    monkeypatch.setattr(reuse.Reuse, "_hash_of", lambda *_, **of: "sha256:0")
+    asked = base("control") | {"model": "z-image-control", "control": "depth"}
+    file = folder / "model.safetensors"
+    file.write_bytes(b"one")
+    first = keys(home, asked)
+    assert keys(home, asked) == first
+    file.write_bytes(b"two")
+    assert keys(home, asked)["setup"] != first["setup"]
+    file.write_bytes(bytes(2**20))
+    assert "setup" not in keys(home, asked), "only the engine reads large files"
+    Hashes(home.data / "cache" / "hashes.json").of([file])
+    assert "setup" in keys(home, asked)
+    assert keys(home, asked | {"preprocessed": True})["setup"] != first["setup"]
 
 
 @pytest.mark.parametrize("first", ["image", "loras"])

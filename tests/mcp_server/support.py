@@ -124,7 +124,7 @@ def finished(home: Path, job: str, count: int, **more: Any) -> dict[str, Any]:
         "reason": None, "message": None, "revision": 3, "attempt": 1, "priority": 0, "tags": [],
         "source": {"name": f"{job}.yaml", "sha256": "0" * 64, "bytes": 1}, "accepted_at": at,
         "started_at": at, "finished_at": at, "updated_at": at,
-        "images": {"total": count, "done": count, "failed": 0, "skipped": 0},
+        "images": {"total": count, "done": count, "failed": 0, "skipped": 0, "reused": 0},
         "progress": None, "errors": [], "warnings": [], "outputs": outputs[-100:], **more,
     }  # fmt: skip
     write_status(home, status)

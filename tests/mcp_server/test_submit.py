@@ -278,6 +278,7 @@ def test_a_dry_run_tells_the_whole_and_leaves_nothing(home: Path) -> None:
     assert said["audit"] == said["prompts"][0]["audit"]["verdict"] == "ok"
     assert packed["image_count"] == 38 and packed["dry_run"]["prompt_count"] == 19
     assert len(packed["dry_run"]["prompts"]) == 19 and len(packed["dry_run"]["left_out"]) == 2
+    assert packed["dry_run"]["left_out_count"] == 2
     assert packed["dry_run"]["prompts"][0]["subject"] == "black-star"
     assert packed["dry_run"]["reuse"] == {"new": 38, "reused": 0, "unknown": 0}
     assert "reuse" not in plain["dry_run"]

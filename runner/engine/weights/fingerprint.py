@@ -47,6 +47,11 @@ class Hashes:
             for name, files in parts.items()
         }
 
+    def of(self, files: list[Path]) -> str:
+        """One hash for several files of a folder."""
+        hashes = self._hashes(files)
+        return KIND + combined({file.name: hashes[file] for file in files})
+
     def file(self, file: Path) -> str:
         """The hash of one file, whatever its path."""
         return self._hashes([file])[file]

@@ -23,7 +23,7 @@ from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import CONTROLNET, PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, quantise
-from runner.engine.weights.fingerprint import KIND
+from runner.engine.weights.fingerprint import KIND, Hashes
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
 
@@ -114,6 +114,11 @@ class PipelineCache:
         """Clear, and read the machine and the models' folders again for the next task."""
         self.clear()
         vars(self).pop("_resolver", None)
+
+    @property
+    def hashes(self) -> Hashes:
+        """Those of the weights that were read here."""
+        return self._resolver.hashes
 
     @cached_property
     def _resolver(self) -> TaskResolver:

@@ -202,6 +202,8 @@ def _assess(
         with collected():
             total = count(spec, len(prompts) or 1)
     warnings = (*document.notes, *dict.fromkeys(_warnings(plan, variants, catalogue)))
+    if checked.value.get("reuse") and any(map(needs_base, variants)):
+        warnings += ("reuse: no seed is given, and no picture has one that is yet to be drawn",)
     plan = plan if total and not checked.problems else None
     if errors:
         refusal = _refusal(errors, document.value)

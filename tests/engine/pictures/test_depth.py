@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +15,14 @@ from PIL import Image
 from runner.engine.entries import DEPTH_ANYTHING
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.hub import library as hub
+from runner.engine.hub.sources import loaded
 from runner.engine.pictures import depth
 from runner.engine.pictures.depth import depth_map
+from runner.engine.weights import fingerprint
 from runner.errors import ModelMissing, OutOfMemory
 from runner.executor import Rendered
 from runner.task import ImageTask, InputImage
-from tests.fakes import life
+from tests.fakes import TwinLibrary, life
 from tests.twins import depth as twin
 
 CPU = "cpu"
@@ -143,7 +144,9 @@ def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
     task_of: Callable[..., ImageTask],
     executor_of: Callable[..., GpuThread],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fingerprint, "_REMEMBERED_FROM", 1)
     executor = executor_of()
     facts: list[Any] = []
 
@@ -164,7 +167,9 @@ def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
     assert painted(ready) != from_picture
     assert facts[1:] == [None, None], "none was used"
     assert (facts[0]["name"], facts[0]["repo"]) == ("depth-anything", DEPTH_ANYTHING.repo)
-    assert re.fullmatch("sha256:[0-9a-f]{64}", facts[0]["hash"])
+    known = fingerprint.Hashes(data / "cache" / "hashes.json", reads=False)
+    used = TwinLibrary(data).estimator(DEPTH_ANYTHING)
+    assert known.of(loaded(used)) == facts[0]["hash"], "who looks for its pictures reads nothing"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])

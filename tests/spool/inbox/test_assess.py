@@ -430,6 +430,14 @@ def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
     assert spool.status("a")["warnings"] == []
 
 
+def test_a_spec_that_reuses_without_a_seed_is_warned_of(ask: Asker) -> None:
+    for more, warned in (({}, True), ({"seed": 1}, False), ({"reuse": False}, False)):
+        asked = assess(
+            to_yaml({**BASES["klein"], "reuse": True, **more}), "a.yaml", ask.home, ask.catalogue
+        )
+        assert any("reuse: no seed" in text for text in asked.warnings) is warned, more
+
+
 def test_choices_in_a_plain_prompt_are_warned_of(ask: Asker) -> None:
     ask.home.inbox.mkdir(exist_ok=True)
     (ask.home.inbox / "t.csv").write_text("prompt\na cat\na {red|blue} mug\n")
