@@ -258,7 +258,7 @@ def test_the_seeds_of_a_row_win_over_those_of_the_spec(
     found = table(rows, **seeds)
     assert not told(found)
     plan = make_plan({**SPEC, **seeds}, tmp_path, table=found)
-    assert [plan.item(number).seed for number in range(plan.count)] == made
+    assert [parameters.get("seed") for _, parameters in plan.images()] == made
 
 
 @pytest.mark.parametrize("name", ["reuse", "preview"])
