@@ -88,7 +88,9 @@ def keys_in(sidecar: Mapping[str, Any]) -> dict[str, str]:
         with suppress(TypeError, AttributeError):  # of a sidecar that anybody may have written
             keys["asked"] = asked_key(asked_fields(sidecar, {}))
     found = {**keys, "made": _digest(made), "sha256": result.get("sha256")}
-    return {name: str(key) for name, key in found.items() if _DIGEST.fullmatch(str(key))}
+    return {
+        name: key for name, key in found.items() if isinstance(key, str) and _DIGEST.fullmatch(key)
+    }
 
 
 def _digest(value: Any) -> str:
