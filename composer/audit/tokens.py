@@ -44,16 +44,27 @@ class Token:
 
 WORDS = (Kind.WORD, Kind.SYMBOL)
 
+UNSPACED = (
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\ua4cf\ua960-\ua97f"
+    "\ua9e0-\ua9ff\uaa60-\uaadf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Ranges of the scripts in which a word adjoins others: Chinese, kana, Hangul, Thai and the like.
+
+A change to or from them is a border between words.
+"""
+SPACED = rf"[^\W_{UNSPACED}]"
+"""A letter or digit of a script with blanks between words, as a pattern."""
+
 _PATTERN = re.compile(
-    r"""
-    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{0,200}>)
-  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}]))
+    rf"""
+    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{{0,200}}>)
+  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}}]))
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
-  | (?P<number>\d+[.,/:]\d+\w*)
+  | (?P<number>\d+[.,/:]\d+{SPACED}*)
   | (?P<abbreviation>\b(?:e\.g|i\.e|n/a|incl|excl)\b\.?)
-  | (?P<word>[^\W_]+(?:'[^\W_]+)*)
-  | (?P<ellipsis>\.{2,})
+  | (?P<word>{SPACED}+(?:'{SPACED}+)*|(?:(?!{SPACED})[^\W_])+)
+  | (?P<ellipsis>\.{{2,}})
   | (?P<line>\n)
   | (?P<blank>[^\S\n]+)
   | (?P<mark>.)
@@ -66,7 +77,7 @@ _MARKS = {
     "(": Kind.OPEN, "[": Kind.OPEN, "{": Kind.OPEN,
     ")": Kind.CLOSE, "]": Kind.CLOSE, "}": Kind.CLOSE,
     ".": Kind.END, ";": Kind.SEMICOLON, "!": Kind.END, "?": Kind.END, "|": Kind.END,
-    "。": Kind.END, EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END,
+    "。": Kind.END, EM_DASH: Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END,
     "؛": Kind.SEMICOLON,
 }  # fmt: skip
 
@@ -74,7 +85,7 @@ _KINDS = {
     "line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER, "ellipsis": Kind.END,
 }  # fmt: skip
 
-DASHES = ("-", EM_DASH, ">", "\u2192")
+DASHES = ("-", EM_DASH, ">")
 """Marks that may stand for a colon after a title: "Avoid - logos"."""
 
 

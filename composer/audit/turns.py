@@ -98,6 +98,9 @@ def _is_weak(turn: Turn) -> bool:
         return True
     if (reading.word(index - 2), reading.word(index - 1)) == ("far", "from"):
         return True
+    adjoined = reading.mark(turn.end) is not Kind.WORD or reading.mark(index - 1) is Kind.SLASH
+    if turn.text == "0" and adjoined:
+        return True  # 0°, f/0
     if turn.text in ("no", "minus") and first.isdigit():
         return True
     if turn.text == "no":
