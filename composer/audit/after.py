@@ -11,8 +11,6 @@ from composer.audit.tokens import DASHES, WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
-_WORDS_TO_VERB = 8
-"""So many words after a mention its verb may end a phrase."""
 _LONGEST = 5
 """So many words the longest predicate has."""
 _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
@@ -57,10 +55,9 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
 
 def _undone(text: Text, at: int) -> str:
     """The verb at the end of a phrase under which a negation affirms: "ohne Text zu vergessen"."""
-    for word in text.words_after(at - 1, _WORDS_TO_VERB):
-        if text.lexicon.kinds(word) & {"undone", "show"}:
-            return word if "undone" in text.lexicon.kinds(word) else ""
-    return ""
+    kinds, words = text.lexicon.kinds, text.words_after(at - 1, 8)
+    verb = next((word for word in words if kinds(word) & {"undone", "show"}), "")
+    return verb if "undone" in kinds(verb) else ""
 
 
 def _is_let(text: Text, mention: Mention) -> bool:
@@ -168,9 +165,7 @@ def _predicates(text: Text, mention: Mention) -> list[int]:
     return places
 
 
-_NO_NOUNS = frozenset(
-    "gone gone_at_end negator auxiliary preposition determiner with ing ed".split()
-)
+_NO_NOUNS = set("gone gone_at_end negator auxiliary preposition determiner with ing ed".split())
 
 
 def _is_noun(text: Text, at: int) -> bool:

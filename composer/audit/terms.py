@@ -215,11 +215,11 @@ def _occurrences(text: str, plain: str, borders: bool) -> Iterable[tuple[int, in
     at = text.find(plain)
     while at >= 0:
         end = at + len(plain)
-        if borders and any(_WITHIN.match(text[max(0, i - 1) : i + 1]) for i in (at, end)):
-            at = text.find(plain, at + 1)
-            continue
-        yield at, end
-        at = text.find(plain, end)
+        edges = (text[max(0, edge - 1) : edge + 1] for edge in (at, end))
+        within = borders and any(map(_WITHIN.match, edges))
+        if not within:
+            yield at, end
+        at = text.find(plain, at + 1 if within else end)
 
 
 def _tokens_at(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:
