@@ -7,7 +7,7 @@ Each search forward or back is bounded, so that the cost stays linear.
 from composer.audit.reading import Mark
 from composer.audit.terms import Mention
 from composer.audit.text import Text
-from composer.audit.tokens import WORDS, Kind
+from composer.audit.tokens import DASHES, WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
@@ -30,7 +30,8 @@ def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | Non
             return Mark(True, "after", answer)
     for at in places:
         finite, words = _says_absent(text, mention, at)
-        if words and _is_subject(text, mention, finite):
+        forgone = "forgone" in text.lexicon.kinds(words.rpartition(" ")[2])
+        if words and (forgone or _is_subject(text, mention, finite)):
             return Mark(True, "after", words)
     return None
 
@@ -43,11 +44,20 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
         both = "-free"
     elif cue not in ("no", "without") and _is_let(text, mention):
         both = "let"
-    elif "lost" in text.kinds(last) and "harmed" in text.kinds(last) and cue in ("no", "not"):
+    elif "harmed" in text.kinds(last) and cue in ("no", "not"):
         both = f"… {text.word(last)}"
     elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
         both = f"{text.word(last)} {text.word(last + 1)}"
+    elif verb := _undone(text, last):
+        both = f"… {verb}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
+
+
+def _undone(text: Text, at: int) -> str:
+    """The verb at the end of a phrase under which a negation affirms: "ohne Text zu vergessen"."""
+    kinds, words = text.lexicon.kinds, text.words_after(at - 1, 8)
+    verb = next((word for word in words if kinds(word) & {"undone", "show"}), "")
+    return verb if "undone" in kinds(verb) else ""
 
 
 def _is_let(text: Text, mention: Mention) -> bool:
@@ -108,8 +118,8 @@ def _answer_at(text: Text, at: int) -> str:
     mark = text.tokens[at].text if at < len(text.tokens) else ""
     if mark == "," and text.word(at + 1) == "none":
         at += 1
-    elif mark in (":", "=", "?", "-", "–", "—") and text.mark(at) is not Kind.HYPHEN:
-        at += 1
+    elif mark in (":", "=", "?", *DASHES) and text.mark(at) is not Kind.HYPHEN:
+        at += 2 if text.tokens[at + 1 : at + 2] and text.tokens[at + 1].text == ">" else 1
     elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
         return ""
     answer = text.word(at)

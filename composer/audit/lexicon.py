@@ -98,6 +98,7 @@ _ADJECTIVES = ("ous", "ful", "ish", "esque", "less", "iest", "ier")
 _TOGETHER = {
     "determiner": {"article", "definite", "number"},
     "preposition": {"locative", "of_like"},
+    "gone": {"forgone"},
     "lost": {"harmed", "gone"},
 }
 

@@ -50,6 +50,7 @@ _FIXED: dict[str, str] = {
         EM_DASH: "\u2014\u2015\u2e3a\u2e3b\u2500\ufe58\ufe31",
         "'": "\u2019\u2018\u02bc\u02b9\u2032\u201b\uff07\u0060\u00b4\u02bb\u05f3",
         '"': "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02\u300c\u300d\u2039\u203a\u300e\u300f",
+        ">": "\u2192\u21d2\u21e8\u27a1\u279c\u2794\u279e\u27f6\u27f9",
         " ": "\u2800\u00a0\u1680_\t",
         "": _INVISIBLE,
     }.items()

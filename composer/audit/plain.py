@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from composer.audit.lexicon import Effect
 from composer.audit.reading import Reading, Scope, affirmation, ended
+from composer.audit.tokens import Kind
 
 _NEUTRAL = {"determiner", "filler", "auxiliary", "title", "neutral", "join_and", "join_or"}
 
@@ -17,9 +18,11 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     """The open scope after one word."""
     if not scope.negated or scope.listed or scope.outside:
         return scope
+    text, kinds = reading.word(index), reading.kinds(index)
+    if scope.has_noun and _is_past_glued(reading, scope, index):
+        return ended(scope, "list-end", text)
     if index in reading.mentioned:
         return scope if scope.has_noun else replace(scope, has_noun=True)
-    text, kinds = reading.word(index), reading.kinds(index)
     following = reading.words_after(index, 3)
     after = reading.lexicon.kinds(following[0] if following else "")
     verb = "show" in kinds and (scope.verbal or "ing" in kinds or scope.has_noun)
@@ -43,6 +46,13 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if second and "definite" in kinds and text != "all":
         return replace(scope, outside=True)  # "no text that covers the label"
     return scope if kinds & _NEUTRAL else _noun_or_modifier(scope, kinds, following)
+
+
+def _is_past_glued(reading: Reading, scope: Scope, index: int) -> bool:
+    """Whether a noun follows the one that a sign adjoins: "❌frame text"."""
+    sign, one = reading.tokens[scope.start - 1], {index - 1, index} <= reading.mentioned
+    adjoins = sign.kind is Kind.SYMBOL and sign.end == reading.tokens[scope.start].start
+    return adjoins and not one and reading.numbers[index] == scope.item
 
 
 def _begins_clause(reading: Reading, index: int) -> bool:

@@ -4,7 +4,7 @@ A term is a word with its plurals and inflections, a phrase, or a symbol. It is 
 regular expression, so that no term can make the search slow or match other text.
 """
 
-import unicodedata
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from composer.audit.forms import word_forms
 from composer.audit.lexicon import Lexicon
 from composer.audit.normalise import Working, normalise
 from composer.audit.spelling import ReadWord, readable
-from composer.audit.tokens import Kind, Token, tokenise
+from composer.audit.tokens import SPACED, UNSPACED, Kind, Token, tokenise
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class _Node:
     terms: list[int] = field(default_factory=list)
 
 
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WITHIN = re.compile(SPACED * 2)
 _Strings = list[tuple[str, int, bool]]  # text, index of the term, only at word borders
 
 
@@ -115,8 +117,11 @@ def _add_form(
     plain = " ".join(normalise(form).text.split())
     pieces = _words_of(form)
     only_words = all(part.isalnum() or part in " '-" for part in plain)
-    if term.match == "substring" or not pieces or not only_words or _unspaced(plain):
-        strings.append((plain, number, term.match != "substring" and not _unspaced(plain)))
+    as_string = term.match == "substring" or not pieces or not only_words
+    if as_string or _UNSPACED.search(plain):
+        spellings = {plain} if as_string else {plain, "".join(pieces)}
+        strings.extend((spelling, number, term.match != "substring") for spelling in spellings)
+    if as_string:
         return
     plurals = sorted(lexicon.classes["plural"])
     for last in word_forms(pieces[-1], plurals) if term.match == "word" else (pieces[-1],):
@@ -135,12 +140,6 @@ def _insert(root: _Node, words: Sequence[str], number: int) -> None:
 
 def _words_of(text: str) -> tuple[str, ...]:
     return tuple(token.text for token in tokenise(normalise(text)) if token.kind is Kind.WORD)
-
-
-def _unspaced(text: str) -> bool:
-    """Whether a text has a script without blanks between words, so that it has no word borders."""
-    scripts = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")
-    return any(unicodedata.name(char, "").startswith(scripts) for char in text)
 
 
 def find_mentions(
@@ -216,14 +215,11 @@ def _occurrences(text: str, plain: str, borders: bool) -> Iterable[tuple[int, in
     at = text.find(plain)
     while at >= 0:
         end = at + len(plain)
-        inside = (plain[0].isalnum() and at > 0 and text[at - 1].isalnum()) or (
-            plain[-1].isalnum() and end < len(text) and text[end].isalnum()
-        )
-        if borders and inside:
-            at = text.find(plain, at + 1)
-            continue
-        yield at, end
-        at = text.find(plain, end)
+        edges = (text[max(0, edge - 1) : edge + 1] for edge in (at, end))
+        within = borders and any(map(_WITHIN.match, edges))
+        if not within:
+            yield at, end
+        at = text.find(plain, at + 1 if within else end)
 
 
 def _tokens_at(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """A prompt's tokens with what is known of each word: its classes, and whether terms occur there."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -15,7 +15,7 @@ class Text:
     """The tokens of a prompt, and the indices of those that belong to mentions."""
 
     tokens: Sequence[Token]
-    mentioned: Collection[int]
+    mentioned: frozenset[int]
     lexicon: Lexicon
 
     def word(self, index: int) -> str:

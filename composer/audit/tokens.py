@@ -44,16 +44,24 @@ class Token:
 
 WORDS = (Kind.WORD, Kind.SYMBOL)
 
+UNSPACED = (
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\ua4cf\ua960-\ua97f"
+    "\ua9e0-\ua9ff\uaa60-\uaadf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Ranges of the scripts in which words adjoin; a change to or from them is a border of a word."""
+SPACED = rf"[^\W_{UNSPACED}]"
+"""A letter or digit of a script with blanks between words, as a pattern."""
+
 _PATTERN = re.compile(
-    r"""
-    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{0,200}>)
-  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}]))
+    rf"""
+    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{{0,200}}>)
+  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}}]))
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
-  | (?P<number>\d+[.,/:]\d+\w*)
+  | (?P<number>\d+[.,/:]\d+{SPACED}*)
   | (?P<abbreviation>\b(?:e\.g|i\.e|n/a|incl|excl)\b\.?)
-  | (?P<word>[^\W_]+(?:'[^\W_]+)*)
-  | (?P<ellipsis>\.{2,})
+  | (?P<word>{SPACED}+(?:'{SPACED}+)*|(?:(?!{SPACED})[^\W_])+)
+  | (?P<ellipsis>\.{{2,}})
   | (?P<line>\n)
   | (?P<blank>[^\S\n]+)
   | (?P<mark>.)
@@ -66,15 +74,13 @@ _MARKS = {
     "(": Kind.OPEN, "[": Kind.OPEN, "{": Kind.OPEN,
     ")": Kind.CLOSE, "]": Kind.CLOSE, "}": Kind.CLOSE,
     ".": Kind.END, ";": Kind.SEMICOLON, "!": Kind.END, "?": Kind.END, "|": Kind.END,
-    "。": Kind.END, EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END,
+    "。": Kind.END, EM_DASH: Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END,
     "؛": Kind.SEMICOLON,
 }  # fmt: skip
 
-_KINDS = {
-    "line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER, "ellipsis": Kind.END,
-}  # fmt: skip
+_KINDS = {"line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER, "ellipsis": Kind.END}
 
-DASHES = ("-", EM_DASH, ">", "\u2192")
+DASHES = ("-", EM_DASH, ">")
 """Marks that may stand for a colon after a title: "Avoid - logos"."""
 
 
@@ -118,17 +124,13 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
     if mark == "-":
         left = bool(before) and before[-1].end == start and before[-1].kind is Kind.WORD
         right = end < len(text) and text[end].isalnum()
-        if left and right:
-            return Kind.HYPHEN
-        if left:
-            # Before a comma or a conjunction it is suspended: "logo- and text-free".
-            suspended = text.startswith((",", " and ", " or "), end)
-            return Kind.HYPHEN if suspended else Kind.END
+        if left:  # before a comma or a conjunction it is suspended: "logo- and text-free"
+            compound = right or text.startswith((",", " and ", " or "), end)
+            return Kind.HYPHEN if compound else Kind.END
         return Kind.OTHER if right else Kind.END
     if mark == "/" and text[start - 1 : start] == text[end : end + 1] == " ":
         return Kind.COMMA
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):
         return Kind.END  # `::` separates two prompts
-    kind = _MARKS.get(mark, Kind.OTHER)
-    symbolic = kind is Kind.OTHER and unicodedata.category(mark) == "So"
-    return Kind.SYMBOL if symbolic else kind
+    other = Kind.SYMBOL if unicodedata.category(mark) == "So" else Kind.OTHER
+    return _MARKS.get(mark, other)

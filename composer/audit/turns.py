@@ -46,19 +46,10 @@ class Turn:
 
 def after_cue(reading: Reading, scope: Scope | None, index: int, universal: int) -> Scope | None:
     """The open scope after the cue at a token; None if its words are ordinary words here."""
-    cue, end = reading.cues[index]
-    number = reading.numbers[index]
-    turn = Turn(
-        reading,
-        scope,
-        index,
-        end,
-        cue.effect,
-        " ".join(cue.words),
-        universal,
-        scope if scope is not None and scope.item == number else None,
-        index == reading.items[number].start,
-    )
+    (cue, end), text = reading.cues[index], " ".join(reading.cues[index][0].words)
+    same = scope if scope is not None and scope.item == reading.numbers[index] else None
+    first = reading.begins_item(index)
+    turn = Turn(reading, scope, index, end, cue.effect, text, universal, same, first)
     if cue.effect in (Effect.AFFIRM, Effect.SELDOM):
         return turn.affirm("pseudo", effect=cue.effect)
     if Kind.HYPHEN in (reading.mark(index - 1), reading.mark(end)):
@@ -91,14 +82,15 @@ def _doubled(scope: Scope | None) -> bool:
 
 
 def _is_weak(turn: Turn) -> bool:
-    """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign."""
+    """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign, f/0."""
     reading, index = turn.reading, turn.index
     first, second = (*reading.words_after(turn.end - 1, 2), "", "")[:2]
     if "almost" in turn.kinds(index - 1):
         return True
     if (reading.word(index - 2), reading.word(index - 1)) == ("far", "from"):
         return True
-    if turn.text in ("no", "minus") and first.isdigit():
+    adjoined = reading.mark(turn.end) is not Kind.WORD or reading.mark(index - 1) is Kind.SLASH
+    if (turn.text == "0" and adjoined) or (turn.text in ("no", "minus") and first.isdigit()):
         return True
     if turn.text == "no":
         forbids = first.endswith("ing") or "prohibition" in reading.lexicon.kinds(first)

@@ -98,6 +98,9 @@ HOSTILE: dict[str, tuple[str, list[object]]] = {
     "adverbs": ("logo is very strictly ", MANY),
     "hardly": ("hardly a logo without ", MANY),
     "elided": ("l'logo ", MANY),
+    "scripts": ("文logo로고", [*MANY, "文", "로고", "로 고"]),
+    "signs": ("❌logo text ", MANY),
+    "arrows": ("logo -> none ", MANY),
 }
 
 

@@ -147,14 +147,54 @@ def test_symbols_match_as_they_stand(term: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("term", "text", "reached"),
+    [
+        ("logo", "logo付き", "violation"), ("text", "一个有text的杯子", "violation"),
+        ("text", "テキストtext", "violation"), ("logo", "ป้ายlogoสวย", "violation"),
+        ("텍스트", "텍스트가 있는 컵", "violation"), ("text", "text가 있는 컵", "violation"),
+        ("로고", "회사로고", "violation"), ("가격 표", "가격표를 붙인 컵", "violation"),
+        ("가격 표", "가격 표를 붙인 컵", "violation"), ("#1", "#1位", "violation"),
+        ("tシャツ", "白いTシャツ", "violation"), ("logo", "1.5倍logo", "violation"),
+        ("text", "一个texture杯子", "ok"), ("tシャツ", "printシャツ", "ok"),
+        ("ロゴ", "noロゴ", "ok"),
+    ],
+)  # fmt: skip
+def test_a_word_ends_where_a_script_without_blanks_begins(
+    term: str, text: str, reached: str
+) -> None:
+    assert verdict(text, term) == reached
+
+
+@pytest.mark.parametrize(
     ("prompt", "reached"),
     [
         ("🚫 logo", "ok"), ("❌ hat, logo", "ok"), ("logo ❌, hat ✅", "ok"),
         ("hat ❌, logo ✅", "violation"), ("❌ hat ✅ logo", "violation"),
         ("a 🚫 sign with a logo", "violation"), ("no © or logo", "ok"),
+        ("❌frame logo", "violation"), ("❌frame, logo", "ok"), ("❌large logo", "ok"),
+        ("❌ frame logo", "ok"), ("logo ❎", "ok"), ("❎ logo", "ok"),
     ],
 )  # fmt: skip
 def test_a_symbol_negates_as_a_word_does(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize("arrow", ["->", "=>", ">", "→", "⇒", "➜"])
+def test_an_arrow_leads_to_an_answer_as_a_colon_does(arrow: str) -> None:
+    assert verdict(f"hat, logo {arrow} none", "logo") == "ok"
+    assert verdict(f"hat, logo {arrow} none of the sides", "logo") == "violation"
+    assert verdict(f"no hat {arrow} logo", "logo") == "violation"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("0 logos", "ok"), ("a cap with 0 logos", "ok"), ("a cap, 0 hats, 0 logos", "ok"),
+        ("page 0 logo", "violation"), ("0, logo", "violation"), ("0° sky, logo", "violation"),
+        ("f/0 logo", "violation"), ("0 to 3 logos", "violation"), ("10 logos", "violation"),
+    ],
+)  # fmt: skip
+def test_a_nought_negates_what_it_counts_and_nothing_else(prompt: str, reached: str) -> None:
     assert verdict(prompt, "logo") == reached
 
 

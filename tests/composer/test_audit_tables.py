@@ -65,6 +65,22 @@ def test_a_term_is_found_in_the_plural_of_its_language(code: str, term: str, tex
     assert audit(text, [term], languages=[code]).verdict == "violation"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "verdict"),
+    [
+        ("auf keinen Fall Logo vergessen", "violation"), ("auf Logo verzichten", "ok"),
+        ("ohne das Logo auf der Tasse zu verdecken", "violation"),
+        ("ohne auf Logo zu verzichten", "violation"), ("auf Logo nicht verzichten", "violation"),
+        ("auf dem Logo ein Hut", "violation"),
+        ("kein Logo zeigen und nichts vergessen", "ok"),
+    ],
+)  # fmt: skip
+def test_a_verb_at_the_end_of_a_german_phrase_inverts_what_is_before_it(
+    prompt: str, verdict: str
+) -> None:
+    assert audit(prompt, ["logo"], languages=["de"]).verdict == verdict
+
+
 def test_other_languages_are_read_only_where_they_are_asked_for() -> None:
     assert audit("eine Kappe ohne Logo", ["logo"]).verdict == "violation"
     assert audit("eine Kappe ohne Logo", ["logo"], languages=["de"]).verdict == "ok"
