@@ -47,6 +47,7 @@ ORIGIN = frozenset({
 """The names of what `Plan.records` has, besides the caller's own fields."""
 
 _LISTED = 100
+_LONG = 500
 Prompts = Iterator[tuple[str, str | None, Assembled, Report, Mapping[str, Any]]]
 """Subject, variable, prompt, audit and spec fields of each."""
 _NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables={})
@@ -137,8 +138,10 @@ class Plan:
         rows: dict[int, dict[str, Any]] = {}
         for fault in sorted(self.dropped, key=lambda fault: fault.row):
             message = f"{fault.column}: {fault.message}" if fault.column else fault.message
-            known = rows.setdefault(fault.row, {"row": fault.row, "reason": fault.reason})
-            known["message"] = f"{known['message']}; {message}" if "message" in known else message
+            row = {"row": fault.row, "reason": fault.reason, "message": message}
+            known = rows.setdefault(fault.row, row)
+            if known is not row and len(known["message"]) < _LONG:
+                known["message"] += f"; {message}"
             if self.table and fault.row in self.table.custom_ids:
                 known["custom_id"] = self.table.custom_ids[fault.row]
         return [*rows.values()]

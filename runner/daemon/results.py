@@ -138,18 +138,12 @@ def _openai(rows: Iterable[Row], record: Record) -> str:
         error = None
         if failed is not None:
             error = {"code": failed["reason"] or failed["state"], "message": failed["message"]}
-        response = {
-            "status_code": 200,
-            "request_id": f"{record.id}-{number}",
-            "body": {"created": created, "data": data},
-        }
-        lines.append({
-            "id": f"batch_req_{record.id}-{number}",
-            "custom_id": custom_id,
-            "response": response if data else None,
-            "error": error,
-        })  # fmt: skip
-    return "".join(f"{_json(line)}\n" for line in lines)
+        part = f"{record.id}-{number}"
+        body = {"created": created, "data": data}
+        response = {"status_code": 200, "request_id": part, "body": body} if data else None
+        line = {"id": f"batch_req_{part}", "custom_id": custom_id, "response": response}
+        lines.append(f"{_json({**line, 'error': error})}\n")
+    return "".join(lines)
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode

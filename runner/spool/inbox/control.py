@@ -6,6 +6,7 @@ removed only once it is recorded, so a restart in between obeys it again, which 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from runner.clock import timestamp
@@ -18,7 +19,7 @@ from runner.spool.inbox.assess import Catalogue
 from runner.spool.inbox.entry import assessed_again
 from runner.spool.inbox.forgetting import forget_gone
 from runner.spool.inbox.ids import Ids, has_left, is_away
-from runner.spool.inbox.inputs import TABLE, paths_of, reading_copies
+from runner.spool.inbox.inputs import paths_of, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
@@ -235,12 +236,9 @@ class Controls:
             record, composed = assessed_again(record, self._spool, self._catalogue)
         if not (record.total and record.realised):
             return None
-        realised, composed = reading_copies(record.realised, record.id, record.inputs), [*composed]
-        if TABLE in realised:
-            composed = [
-                (reading_copies(fields, record.id, record.inputs), origin)
-                for fields, origin in composed
-            ]
+        copied = partial(reading_copies, job_id=record.id, inputs=record.inputs)
+        realised = copied(record.realised)
+        composed = [(copied(fields), origin) for fields, origin in composed]
         again = Record(
             seq=0,
             id=self._ids.free(record.id, first=2),
