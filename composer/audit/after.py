@@ -56,7 +56,7 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
 def _undone(text: Text, at: int) -> str:
     """The verb at the end of a phrase under which a negation affirms: "ohne Text zu vergessen"."""
     kinds, words = text.lexicon.kinds, text.words_after(at - 1, 8)
-    verb = next((word for word in words if kinds(word) & {"undone", "show"}), "")
+    verb = next((word for word in words if kinds(word) & {"undone", "show", "no", "without"}), "")
     return verb if "undone" in kinds(verb) else ""
 
 
@@ -146,7 +146,7 @@ def _predicates(text: Text, mention: Mention) -> list[int]:
             while at < limit and _is_noun(text, at):
                 at += 1
             places.append(at)
-        elif "preposition" in kinds:
+        elif "preposition" in kinds and "no" not in text.kinds(at + 1):
             at += 1
             plain = {"any", "kind", "sort"}
             while at < limit and (
@@ -169,8 +169,7 @@ _NO_NOUNS = set("gone gone_at_end negator auxiliary preposition determiner with 
 
 
 def _is_noun(text: Text, at: int) -> bool:
-    word = text.word(at)
-    other = word in ("", "no", "left", "out", "but", "and", "or")
+    other = text.word(at) in ("", "no", "left", "out", "but", "and", "or")
     return not other and not text.kinds(at) & _NO_NOUNS
 
 
@@ -195,6 +194,9 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     if gone := _gone_at(text, index, finite):
         after = index + gone
         placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
+        denied = any(text.kinds(at) & {"negator", "no"} for at in (after, after + 1))
+        if denied and not text.joins(after):
+            return False, ""  # "das Logo fehlt nicht"
         if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
             return False, ""  # "left out in the rain"
         words = " ".join(filter(None, (text.word(i) for i in range(at, after))))
