@@ -18,8 +18,7 @@ _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
-    affix = _affix(text, mention, mark)
-    if affix:
+    if affix := _affix(text, mention, mark):
         return affix
     before = text.word(mention.first - 1)
     if mark is not None and mark.cue == f"not {before}":
@@ -38,8 +37,7 @@ def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | Non
 
 def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
-    cue, last = mark.cue.split()[0], mention.last
-    both = ""
+    cue, last, both = mark.cue.split()[0], mention.last, ""
     if _free_after(text, mention) and cue not in ("no", "avoid"):
         both = "-free"
     elif cue not in ("no", "without") and _is_let(text, mention):
@@ -48,6 +46,8 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
         both = f"… {text.word(last)}"
     elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
         both = f"{text.word(last)} {text.word(last + 1)}"
+    elif text.word(last) in ("✅", "✔", "☑") and _ends(text, last + 1) and not cue.isalnum():
+        both = text.word(last)
     elif verb := _undone(text, last):
         both = f"… {verb}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
@@ -76,8 +76,7 @@ def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     compound = [first]
     while len(compound) <= _WORDS_BESIDE and text.mark(compound[-1] - 1) is Kind.HYPHEN:
         compound.append(compound[-1] - 2)
-    cue = _free_after(text, mention)
-    if cue:
+    if cue := _free_after(text, mention):
         before = compound[-1] - 1
         weak = "almost" in text.kinds(before) or text.word(before) in ("not", "never")
         return None if weak else Mark(True, "affix", cue)
