@@ -18,8 +18,7 @@ _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
-    affix = _affix(text, mention, mark)
-    if affix:
+    if affix := _affix(text, mention, mark):
         return affix
     before = text.word(mention.first - 1)
     if mark is not None and mark.cue == f"not {before}":
@@ -38,8 +37,7 @@ def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | Non
 
 def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
-    cue, last = mark.cue.split()[0], mention.last
-    both = ""
+    cue, last, both = mark.cue.split()[0], mention.last, ""
     if _free_after(text, mention) and cue not in ("no", "avoid"):
         both = "-free"
     elif cue not in ("no", "without") and _is_let(text, mention):
@@ -48,6 +46,8 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
         both = f"… {text.word(last)}"
     elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
         both = f"{text.word(last)} {text.word(last + 1)}"
+    elif text.word(last) in ("✅", "✔", "☑") and _ends(text, last + 1) and not cue.isalnum():
+        both = text.word(last)
     elif verb := _undone(text, last):
         both = f"… {verb}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
@@ -56,7 +56,7 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
 def _undone(text: Text, at: int) -> str:
     """The verb at the end of a phrase under which a negation affirms: "ohne Text zu vergessen"."""
     kinds, words = text.lexicon.kinds, text.words_after(at - 1, 8)
-    verb = next((word for word in words if kinds(word) & {"undone", "show"}), "")
+    verb = next((word for word in words if kinds(word) & {"undone", "show", "no", "without"}), "")
     return verb if "undone" in kinds(verb) else ""
 
 
@@ -76,8 +76,7 @@ def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     compound = [first]
     while len(compound) <= _WORDS_BESIDE and text.mark(compound[-1] - 1) is Kind.HYPHEN:
         compound.append(compound[-1] - 2)
-    cue = _free_after(text, mention)
-    if cue:
+    if cue := _free_after(text, mention):
         before = compound[-1] - 1
         weak = "almost" in text.kinds(before) or text.word(before) in ("not", "never")
         return None if weak else Mark(True, "affix", cue)
@@ -146,7 +145,7 @@ def _predicates(text: Text, mention: Mention) -> list[int]:
             while at < limit and _is_noun(text, at):
                 at += 1
             places.append(at)
-        elif "preposition" in kinds:
+        elif "preposition" in kinds and "no" not in text.kinds(at + 1):
             at += 1
             plain = {"any", "kind", "sort"}
             while at < limit and (
@@ -171,8 +170,7 @@ _NO_NOUNS = frozenset(
 
 
 def _is_noun(text: Text, at: int) -> bool:
-    word = text.word(at)
-    other = word in ("", "no", "left", "out", "but", "and", "or")
+    other = text.word(at) in ("", "no", "left", "out", "but", "and", "or")
     return not other and not text.kinds(at) & _NO_NOUNS
 
 
@@ -197,6 +195,9 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     if gone := _gone_at(text, index, finite):
         after = index + gone
         placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
+        denied = any(text.kinds(at) & {"negator", "no"} for at in (after, after + 1))
+        if denied and not text.joins(after):
+            return False, ""  # "das Logo fehlt nicht"
         if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
             return False, ""  # "left out in the rain"
         words = " ".join(filter(None, (text.word(i) for i in range(at, after))))

@@ -52,7 +52,8 @@ def _is_past_glued(reading: Reading, scope: Scope, index: int) -> bool:
     """Whether a noun follows the one that a sign adjoins: "❌frame text"."""
     sign, one = reading.tokens[scope.start - 1], {index - 1, index} <= reading.mentioned
     adjoins = sign.kind is Kind.SYMBOL and sign.end == reading.tokens[scope.start].start
-    return adjoins and not one and reading.numbers[index] == scope.item
+    goes_on = one or reading.joins(index) or reading.numbers[index] != scope.item
+    return adjoins and not goes_on
 
 
 def _begins_clause(reading: Reading, index: int) -> bool:

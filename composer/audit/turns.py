@@ -85,9 +85,7 @@ def _is_weak(turn: Turn) -> bool:
     """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign, f/0."""
     reading, index = turn.reading, turn.index
     first, second = (*reading.words_after(turn.end - 1, 2), "", "")[:2]
-    if "almost" in turn.kinds(index - 1):
-        return True
-    if (reading.word(index - 2), reading.word(index - 1)) == ("far", "from"):
+    if "almost" in turn.kinds(index - 1) or reading.words_after(index - 3, 2) == ["far", "from"]:
         return True
     adjoined = reading.mark(turn.end) is not Kind.WORD or reading.mark(index - 1) is Kind.SLASH
     if (turn.text == "0" and adjoined) or (turn.text in ("no", "minus") and first.isdigit()):

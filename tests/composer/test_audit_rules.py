@@ -172,6 +172,8 @@ def test_a_word_ends_where_a_script_without_blanks_begins(
         ("hat ❌, logo ✅", "violation"), ("❌ hat ✅ logo", "violation"),
         ("a 🚫 sign with a logo", "violation"), ("no © or logo", "ok"),
         ("❌frame logo", "violation"), ("❌frame, logo", "ok"), ("❌large logo", "ok"),
+        ("hat ❎ logo ✅", "violation"), ("no logo ✅", "ok"), ("❌hats or logo", "ok"),
+        ("❌ logo ✅ hat", "ok"),
         ("❌ frame logo", "ok"), ("logo ❎", "ok"), ("❎ logo", "ok"),
     ],
 )  # fmt: skip

@@ -72,6 +72,9 @@ def test_a_term_is_found_in_the_plural_of_its_language(code: str, term: str, tex
         ("ohne das Logo auf der Tasse zu verdecken", "violation"),
         ("ohne auf Logo zu verzichten", "violation"), ("auf Logo nicht verzichten", "violation"),
         ("auf dem Logo ein Hut", "violation"),
+        ("auf Logo verzichten wir nicht", "violation"), ("das Logo fehlt nicht", "violation"),
+        ("Logo auf keinen Fall entfernen", "violation"),
+        ("ohne Logo und ohne den Rand zu vergessen", "ok"),
         ("kein Logo zeigen und nichts vergessen", "ok"),
     ],
 )  # fmt: skip
