@@ -1,6 +1,6 @@
 """The JSON of `compose`, `compose --plan` and `audit --jsonl` for other programs.
 
-Keys may be added, never removed.
+Keys are added, and removed only with a line in CHANGELOG.
 """
 
 import json

@@ -71,8 +71,8 @@ def pictures(specs: Sequence[Mapping[str, Any]], prompts: Path) -> list[tuple[st
     found: list[tuple[str, int]] = []
     for spec in specs:
         if "compose" in spec:
-            items = make_plan(spec, prompts).items()
-            found += [(item.entry.prompt, int(item.seed or 0)) for item in items]
+            images = make_plan(spec, prompts).images()
+            found += [(entry.prompt, int(fields.get("seed") or 0)) for entry, fields in images]
         else:
             realised = (image(spec, number, 0) for number in range(spec.get("count", 1)))
             found += [(str(each["prompt"]), int(each["seed"])) for each in realised]
