@@ -4,6 +4,7 @@ Keys are added, and removed only with a line in CHANGELOG.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,10 +52,10 @@ def compose_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def audit_line(line: str) -> dict[str, Any] | None:
+def audit_line(line: str, languages: Sequence[str] = ()) -> dict[str, Any] | None:
     """Answer the line `{"id", "prompt", "terms"}` with `{"id", "verdict", "findings"}`.
 
-    A line may have `languages`, as the setting `audit_languages`.
+    A line may have `languages` of its own, as the setting `audit_languages` has them.
 
     The answer to a line that cannot be read has an `error`; an empty line has no answer.
     """
@@ -66,7 +67,7 @@ def audit_line(line: str) -> dict[str, Any] | None:
         prompt = request["prompt"]
         if not isinstance(prompt, str):
             raise TypeError("prompt is not text")
-        report = audit(prompt, request["terms"], languages=request.get("languages", ()))
+        report = audit(prompt, request["terms"], languages=request.get("languages", languages))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         line_id = request.get("id") if isinstance(request, dict) else None
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)

@@ -4,16 +4,18 @@ Nothing here renders; `--queue` drops a spec into the inbox like any other calle
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
-from runner.settings import Home, Settings, find_home
+from runner.settings import Home, Settings, find_home, is_home
 from specs.errors import SpecInvalid
 from specs.read import read
 from specs.write import to_yaml
@@ -225,7 +227,7 @@ def run_audit(options: argparse.Namespace) -> int:
     if options.jsonl:
         if options.prompt or options.term:
             raise UsageProblem("--jsonl reads prompts and terms from standard input")
-        return _audit_lines()
+        return _audit_lines(_settings(options, needed=False).audit_languages)
     from composer.audit import audit
 
     if options.prompt is None:
@@ -233,7 +235,7 @@ def run_audit(options: argparse.Namespace) -> int:
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
-    settings = _settings(options)
+    settings = _settings(options, needed=not options.term)
     terms = options.term or settings.forbidden
     try:
         audited = audit(prompt, terms, (), settings.audit_languages).to_json()
@@ -249,17 +251,15 @@ def run_audit(options: argparse.Namespace) -> int:
     return 0 if audited["verdict"] == "ok" else 1
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    """The settings of the home; the defaults where the terms are given and there is none."""
-    try:
-        return find_home(options.home).settings
-    except UsageProblem:
-        if options.home or not options.term:
-            raise
+def _settings(options: argparse.Namespace, *, needed: bool) -> Settings:
+    """The settings of the home; the defaults where none is needed and there is none."""
+    named = options.home or os.environ.get("FLUXDROP_HOME")
+    if not (needed or named or is_home(Path.cwd())):
         return Settings()
+    return find_home(options.home).settings
 
 
-def _audit_lines() -> int:
+def _audit_lines(languages: Sequence[str]) -> int:
     """Answer each line before the next is read, so that a program may wait for each answer.
 
     The exit code is 1 where a line could not be read; findings are in the answers only.
@@ -278,7 +278,7 @@ def _audit_lines() -> int:
             print_line({"id": None, "error": text})
             unread = True
             continue
-        answer = audit_line(line)
+        answer = audit_line(line, languages)
         if answer is not None:
             print_line(answer)
             unread |= "error" in answer

@@ -48,11 +48,13 @@ class Results:
         sidecars = self._outbox.sidecars(record.id, new)
         rest = range(first, record.total + 1) if record.is_final else new
         unmade = _over(record.state, record.end_reason, record.end_message)
+        varied = [name for name in record.realised.get("matrix", ()) if name not in COLUMNS]
         for number in (number for number in rest if number not in rows):
             index = number - 1
             spec = expand.image(record.realised, index, record.base_seed or 0, prompts or None)
             origin = origins[index * len(origins) // record.total] if origins else {}
-            rows[number] = _row(spec, origin, over.get(number, unmade), sidecars.get(number))
+            row = _row(spec, origin, over.get(number, unmade), sidecars.get(number))
+            rows[number] = row | {name: spec.get(name) for name in varied}
         found = [rows[number] for number in sorted(rows)]
         if left := self._ledger.rows_left_out(record.seq):
             found += [_row({}, r, _over("skipped", r["reason"], r["message"]), None) for r in left]
@@ -109,7 +111,7 @@ def _shown(row: Row) -> Row:
 
 def _csv(rows: Sequence[Row]) -> str:
     """The rows as spreadsheets open them: UTF-8 with a mark, and no text is a formula."""
-    own = dict.fromkeys(name for row in rows for name in row if name[:2] == "x_")
+    own = dict.fromkeys(name for row in map(_shown, rows) for name in row if name not in COLUMNS)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow([*COLUMNS, *own])

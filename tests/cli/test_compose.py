@@ -337,6 +337,20 @@ def test_audit_jsonl_answers_every_line_in_order(tmp_path: Path) -> None:
     assert clean.code == 0, "what is found stands in the answers"
 
 
+def test_an_audit_has_the_languages_of_its_home_and_no_verdict_where_its_settings_are_broken(
+    home: Path,
+) -> None:
+    """Seen red: lines were read as English, and a --term hid what was wrong with the settings."""
+    line = json.dumps({"id": 1, "prompt": "ein Becher ohne Text", "terms": ["text"]}).encode()
+    settings = home / "fluxdrop.yaml"
+    settings.write_text("audit_languages: [de]\n", encoding="utf-8")
+    assert json.loads(fluxdrop("audit", "--jsonl", stdin=line, cwd=home).out)["verdict"] == "ok"
+    settings.write_text("audit_languages: [pl]\n", encoding="utf-8")
+    for given in (("--jsonl",), ("--term", "text", "ein Becher ohne Text")):
+        done = fluxdrop("audit", *given, stdin=line, cwd=home)
+        assert done.code == 2 and "'pl' is not one of" in done.err
+
+
 def test_audit_jsonl_answers_before_the_next_line_comes(tmp_path: Path) -> None:
     """Seen red: without a flush after each answer (the test then times out)."""
     with subprocess.Popen(

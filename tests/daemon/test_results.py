@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runner.daemon import pages
 from runner.daemon.results import COLUMNS, Results, _cell, _csv
@@ -85,6 +86,22 @@ def test_the_prompts_of_a_pack_have_their_subjects_and_verdicts(spool: Spool) ->
         ("a", "ok"),
         ("b", "ok"),
     ]
+
+
+def test_what_the_matrix_varies_stands_behind_the_columns_of_every_job(spool: Spool) -> None:
+    """Seen red: no line of three hundred photos said which it was of."""
+    (spool.home.inbox / "p").mkdir()
+    for name in ("Gr\u00f6\u00dfe.png", "b.png"):
+        Image.new("RGB", (64, 64), "red").save(spool.home.inbox / "p" / name)
+    spool.drop(
+        "hero.yaml",
+        "kind: redux\nmodel: tiny\nseed: 1\nmatrix: {image: 'p/*.png', steps: [1, 2]}\n",
+    )
+    assert spool.end("hero")["state"] == "succeeded"
+    found = [(row["image"], row["steps"]) for row in in_jsonl(spool)]
+    assert found == [("p/b.png", 1), ("p/b.png", 2), ("p/Gr\u00f6\u00dfe.png", 1),
+                     ("p/Gr\u00f6\u00dfe.png", 2)]  # fmt: skip
+    assert [*in_csv(spool)[0]] == [*COLUMNS, "image", "steps"]
 
 
 def test_a_job_of_one_image_has_no_tables(spool: Spool) -> None:

@@ -181,14 +181,11 @@ def sync_file_system(folder: str | Path) -> None:
 
 def clone_file(file: Path, handle: int) -> bool:
     """Let an open, empty file share the blocks of another; False where that cannot be done."""
-    if sys.platform != "linux":
-        return False
-    try:
-        with os.fdopen(open_regular(file), "rb") as source:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), os.fdopen(open_regular(file), "rb") as source:
             fcntl.ioctl(handle, _FICLONE, source.fileno())
-    except OSError:
-        return False
-    return True
+            return True
+    return False
 
 
 def may_be_private(status: os.stat_result) -> bool:
