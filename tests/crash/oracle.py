@@ -104,6 +104,7 @@ def faults_of_job(
     if outputs and not (folder / "index.html").is_file() and not explained:
         found.append(f"lost: {job} has no page")
     total = status["images"]["total"]
+    explained |= any("tables of results" in warning for warning in status["warnings"])
     if outputs and total > 1 and not explained:
         found += [f"{fault} of {job}" for fault in _faults_of_results(folder, total)]
     return found
