@@ -299,6 +299,7 @@ LOOKS = {
 # Sizes, what is made anew or looked at again, and what is only shown.
 MAY_PASS_OVER = (
     "runner/cli/clean.py: total += os.lstat(", "runner/cli/gallery.py: if read_file(page)",
+    "runner/cli/overlooked.py: data = read_file(",
     "runner/cli/progress.py: status = reading.status(", "runner/cli/status.py: return sum(is_spec(",
     "runner/gallery/page/overview.py: return sorted(", "runner/gallery/rebuild.py: path = folder",
     "runner/mcp_server/pictures.py: path = Path(", "runner/spool/disk/faults.py: if self._home.out",

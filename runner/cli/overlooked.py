@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from runner import client
+from runner.files import is_file, read_file
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.store.names import (
@@ -18,6 +19,7 @@ from runner.spool.store.names import (
     is_spec,
     why_not_taken,
 )
+from specs.errors import FluxdropError
 
 MOST_LISTED = 20
 # Nobody looks for specs further down, and a walk to the end of a deep folder fails.
@@ -59,7 +61,10 @@ def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
 
 
 def _waits(home: Home, name: str) -> str | None:
-    """What a control file that lies in the inbox waits for."""
+    """What a spec or a control file that lies in the inbox waits for."""
+    if is_spec(name):
+        table = _absent_table(home, name)
+        return f"it waits for its table {table}" if table else None
     if not name.lower().endswith(CONTROL_SUFFIXES) or is_ignored(name):
         return None
     target, suffix = os.path.splitext(name)
@@ -70,6 +75,22 @@ def _waits(home: Home, name: str) -> str | None:
     if suffix.lower() != CANCEL_SUFFIX and state not in FINAL_STATES:
         return f"it waits until {job} is over"
     return None
+
+
+def _absent_table(home: Home, name: str) -> str | None:
+    """The table that a spec names and that is not there; None where it is, or none is named."""
+    from runner.spool.inbox.inputs import TABLE, Folders, place_of
+    from specs.read import read
+
+    try:
+        data = read_file(home.inbox / name)
+        if TABLE.encode() not in data:
+            return None
+        table = str(read(data, json=name.lower().endswith(".json")).value[TABLE])
+        place, _ = Folders(home).find(place_of(table, home))
+    except (OSError, LookupError, TypeError, FluxdropError):
+        return None
+    return None if is_file(place) and not _is_empty(str(place)) else table
 
 
 def _is_empty(path: str) -> bool:
