@@ -94,7 +94,7 @@ def test_a_deep_folder_and_thousands_of_folders_are_not_walked_to_the_end(
 def test_a_spec_that_waits_for_its_table_is_listed_with_the_table(home: Path, inbox: Path) -> None:
     """Seen red: `status` said that it was submitted."""
     (inbox / "there.csv").write_text("prompt\nx\n")
-    for name, table in (("a", "there.csv"), ("b", "sollw.csv"), ("c", "../x.csv"), ("d", "7")):
+    for name, table in (("a", "there.csv"), ("b", "sollw.csv"), ("c", "../x.csv")):
         (inbox / f"{name}.yaml").write_text(f"kind: text2img\nmodel: tiny\ntable: {table}\n")
     (inbox / "e.yaml").write_text(spec(prompt="a table: no table"), encoding="utf-8")
     found = overlooked(find_home(str(home)))
