@@ -61,12 +61,14 @@ class _Job:
     names: set[str] = field(default_factory=set)
     size: int = 0
     held: list[File] = field(default_factory=list)
+    held_bytes: int = 0
 
     def hold(self, folder: Path, text: str, data: bytes) -> str:
         """Hold a copy; its name."""
         name = copy_name(text, self.names)
         self.names.add(name.casefold())
         self.held.append((folder / name, data))
+        self.held_bytes += len(data)
         return name
 
 
@@ -132,10 +134,11 @@ class InputWait:
         inputs = dict(record.inputs)
         if job.copies is None or job.held:
             # The last pass, if there was one, broke off before it wrote what it held.
-            found = copies_in(self._outbox.folder(record.id) / "inputs", inputs.values())
-            job.copies = {digest: name for digest, (name, _) in found.items()}
-            job.names, job.held = {name.casefold() for name in inputs.values()}, []
-            job.size = sum(size for _, size in found.values())
+            there = copies_in(self._outbox.folder(record.id) / "inputs", inputs.values())
+            job.copies = {digest: name for digest, (name, _) in there.items()}
+            job.names = {name.casefold() for name in inputs.values()}
+            job.held, job.held_bytes = [], 0
+            job.size = sum(size for _, size in there.values())
         missing: dict[str, Record | None] = {}
         message = None
         lacks = job.lacks
@@ -154,14 +157,14 @@ class InputWait:
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 with self._going_without(record, text, inputs):
-                    snapshot = self._checked(text)
-                    if snapshot is None:
+                    picture = self._checked(text)
+                    if picture is None:
                         # The next drop of an id that is free again makes it, as the first one did.
                         missing[text] = None if maker and is_away(maker, self._outbox) else maker
                         continue
                 if text not in inputs:
-                    copied[text] = self._copy(record, job, job.copies, text, snapshot)
-                    if sum(len(data) for _, data in job.held) > _MOST_HELD:
+                    copied[text] = self._copy(record, job, job.copies, text, *picture)
+                    if job.held_bytes > _MOST_HELD:
                         self._write_held(job, copied, inputs)
             self._write_held(job, copied, inputs)
             missing = {
@@ -241,20 +244,21 @@ class InputWait:
         quiet = settings.settle_seconds if snapshot.closed else settings.settle_seconds_unknown
         return snapshot if moment - since >= quiet else None
 
-    def _checked(self, text: str) -> Snapshot | None:
-        """An image that is whole; before it is copied: what is none must not get into the outbox.
+    def _checked(self, text: str) -> tuple[bytes, bytes] | None:
+        """The bytes of an image that is whole, and their SHA-256; None while it is to come.
 
-        Raises InputBad.
+        Raises InputBad before anything is copied: what is no picture must not get into the outbox.
         """
         snapshot = self._settled(text)
-        if snapshot is not None:
-            digest = hashlib.sha256(snapshot.data).digest()
-            if snapshot.private or digest not in self._pictures:
-                snapshot.checked(text)
-                if len(self._pictures) >= _MOST_REMEMBERED:
-                    self._pictures.clear()
-                self._pictures.add(digest)
-        return snapshot
+        if snapshot is None:
+            return None
+        digest = hashlib.sha256(snapshot.data).digest()
+        if snapshot.private or digest not in self._pictures:
+            snapshot.checked(text)
+            if len(self._pictures) >= _MOST_REMEMBERED:
+                self._pictures.clear()
+            self._pictures.add(digest)
+        return snapshot.data, digest
 
     def _copy_table(self, record: Record, job: _Job, text: str) -> str:
         """The name of the copy of a job's table, whose rows are in the ledger; none of another."""
@@ -266,12 +270,12 @@ class InputWait:
         return job.hold(self._outbox.folder(record.id) / "inputs", text, snapshot.public(text))
 
     def _copy(
-        self, record: Record, job: _Job, copies: dict[bytes, str], text: str, snapshot: Snapshot
-    ) -> str:
+        self, record: Record, job: _Job, copies: dict[bytes, str], text: str, data: bytes,
+        digest: bytes,
+    ) -> str:  # fmt: skip
         """The name of the copy of an image, which is held where there is none yet."""
-        digest = hashlib.sha256(snapshot.data).digest()
         if digest not in copies:
-            job.size += len(snapshot.data)
+            job.size += len(data)
             most = self._home.settings.job_inputs_mb
             if job.size > most * 1e6:
                 raise InputBad(
@@ -279,7 +283,7 @@ class InputWait:
                     "down, or raise `job_inputs_mb` in fluxdrop.yaml"
                 )
             folder = self._outbox.folder(record.id) / "inputs"
-            copies[digest] = job.hold(folder, text, snapshot.data)
+            copies[digest] = job.hold(folder, text, data)
         return copies[digest]
 
     def _write_held(self, job: _Job, copied: dict[str, str], inputs: dict[str, str]) -> None:
@@ -288,6 +292,7 @@ class InputWait:
             self._disk.make_folder(Path(job.held[0][0]).parent)
             self._disk.replace_many(job.held)
             job.held.clear()
+            job.held_bytes = 0
         inputs |= copied
         copied.clear()
 
