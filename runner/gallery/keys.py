@@ -85,7 +85,7 @@ def keys_in(sidecar: Mapping[str, Any]) -> dict[str, str]:
     made = [facts_of(sidecar), {name: versions.get(name) for name in VERSIONS}]
     keys = {name: mapping(result.get("keys")).get(name) for name in ("asked", "setup")}
     if keys["asked"] is None and not {"image", "mask"} & sidecar.keys():
-        with suppress(TypeError, AttributeError):  # of a sidecar that anybody may have written
+        with suppress(TypeError, AttributeError):  # of a sidecar of unknown origin
             keys["asked"] = asked_key(asked_fields(sidecar, {}))
     found = {**keys, "made": _digest(made), "sha256": result.get("sha256")}
     return {
