@@ -94,8 +94,7 @@ def _select(
     blocks = pack.subjects if part == "subject" else pack.variables
     known = _all_names(pack, part)
     every = value == ALL and ALL not in known
-    given = [value] if isinstance(value, str) else value
-    named = set() if every else {block_name(str(name)) for name in given}
+    named = set() if every else names_in(value)
     chosen = set(known) if every else named.intersection(known)
     for name in sorted(named - chosen):
         if matching := {each for each in known if fnmatchcase(each, name)}:
@@ -121,6 +120,12 @@ def _select(
         else:
             selected.append(block)
     return selected
+
+
+def names_in(value: Any) -> set[str]:
+    """The names and patterns that `subjects` or `variables` of a spec has."""
+    given = [value] if isinstance(value, str) else value
+    return {block_name(str(name)) for name in given}
 
 
 def _all_names(pack: Pack, part: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from composer.assemble import Assembled, Parts
 from composer.choices import Expander, Text, number
-from composer.choose import ALL, Choice, Skipped
+from composer.choose import ALL, Choice, Skipped, names_in
 from composer.layers import Block
 from composer.packs import Pack
 from composer.parameters import seeds_of, without_seeds
@@ -32,34 +32,59 @@ MOST_SAMPLED = 200_000
 class Expansion:
     """The prompts of a selection; with `by_seed` they depend on their seeds.
 
-    Raises SpecInvalid (PackInvalid) for choices that cannot be read.
+    `skipped` has what the selection leaves out. Raises SpecInvalid (PackInvalid) for choices that
+    cannot be read, unless they are those of a subject or variable that is not named.
     """
 
     def __init__(
         self, pack: Pack, choice: Choice, selected: Mapping[str, Any], wildcards: Wildcards
     ) -> None:
-        self._pack, self._choice = pack, choice
+        self._pack, self._choice, self.skipped = pack, choice, choice.skipped
         self._extra = Block("", "(extra)", " ".join(str(selected.get("extra", "")).split()))
         self._sample, self._sample_seed = selected.get("sample"), selected.get("sample_seed", 0)
         mode = selected.get("choices", pack.choices)
         self._expanded = bool(mode)
         self._texts: dict[str, Text] = {}
         self._expander = Expander(wildcards.options)
-        has_choices = self._expanded and self._parse(wildcards)
+        has_choices = self._expanded and self._parse(wildcards, selected)
         self.by_seed, self._every = has_choices and mode != ALL, has_choices and mode == ALL
         self._made, self._nth = 0, count()
 
-    def _parse(self, wildcards: Wildcards) -> bool:
-        """Read all blocks; whether one of them has a choice."""
+    def _parse(self, wildcards: Wildcards, selected: Mapping[str, Any]) -> bool:
+        """Read all blocks, leave out those that cannot be used; whether one has a choice."""
         problems: list[Problem] = []
         has_choices = False
-        blocks = (self._pack.fixed, *self._choice.subjects, *self._choice.variables)
-        for block in (*filter(None, blocks), self._extra):
-            self._texts[block.file] = wildcards.text(block, problems)
-            has_choices |= self._texts[block.file] not in ((), (block.text,))
+
+        def usable(block: Block | None, part: str = "") -> bool:
+            nonlocal has_choices
+            if block is None:
+                return True
+            before = len(problems)
+            text = wildcards.text(block, problems)
+            found = problems[before:]
+            if found and part and block.name not in names_in(selected.get(f"{part}s", ALL)):
+                del problems[before:]
+                first = found[0]
+                file = "" if first.path == block.file else f"{first.path}:"
+                reason = f"{file}{first.line}:{first.column}: {first.message}"
+                self.skipped += (Skipped(block.file, reason, **{part: block.name}),)
+                return False
+            self._texts[block.file] = text
+            has_choices |= text not in ((), (block.text,))
+            return True
+
+        usable(self._pack.fixed)
+        usable(self._extra)
+        chosen = self._choice
+        self._choice = replace(
+            chosen,
+            subjects=tuple(block for block in chosen.subjects if usable(block, "subject")),
+            variables=tuple(block for block in chosen.variables if usable(block, "variable")),
+        )
         if problems:
             paths = {self._extra.file: "compose.extra"}
-            named = [replace(each, path=paths.get(each.path, each.path)) for each in problems]
+            told = dict.fromkeys(problems)
+            named = [replace(each, path=paths.get(each.path, each.path)) for each in told]
             raise SpecInvalid("PackInvalid", named)
         return has_choices
 

@@ -234,9 +234,8 @@ def make_plan(
         key = json.dumps(named, sort_keys=True)
         try:
             if selected and key not in expansions:
-                choice = choose(pack, named)
-                skipped |= dict.fromkeys(choice.skipped)
-                expansions[key] = Expansion(pack, choice, named, wildcards)
+                expansions[key] = Expansion(pack, choose(pack, named), named, wildcards)
+                skipped |= dict.fromkeys(expansions[key].skipped)
             rows.append((row, expansions.get(key)))
         except SpecInvalid as error:
             faults += _faults_of(error, row, columns)

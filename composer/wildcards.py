@@ -28,6 +28,7 @@ class Wildcards:
         self._options: dict[str, Options] = {}
         self._lines: dict[str, dict[Text, int]] = {}
         self._depths: dict[str, int] = {}
+        self._problems: dict[str, list[Problem]] = {}
         self._texts: dict[Block, Text] = {}
 
     @cached_property
@@ -83,7 +84,10 @@ class Wildcards:
             named = self._named(name)
             for each in named:
                 if each not in self._depths and each not in path and len(path) < MOST_NESTED:
-                    self._depths[each] = 1 + self._read(each, problems, (*path, each))
+                    self._problems[each] = []
+                    read = self._read(each, self._problems[each], (*path, each))
+                    self._depths[each] = 1 + read
+                problems += self._problems.get(each, ()) if each not in path else ()
                 depth = max(depth, self._depths.get(each, MOST_NESTED + 1))
             message = "" if named else self._unknown(name)
             if depth > MOST_NESTED:

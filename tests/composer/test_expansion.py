@@ -225,10 +225,33 @@ def test_an_unknown_wildcard_is_an_error_with_file_line_and_the_nearest_name(pro
     ]
 
 
+def test_blocks_whose_choices_cannot_be_read_are_left_out_unless_they_are_named(
+    prompts: Path,
+) -> None:
+    write_wildcards(prompts / "wildcards", {"open.txt": "a\n{b|c\n", "to.txt": "__open__"})
+    for name, text in {
+        "one": "{a|b",
+        "two": "__nope__",
+        "three": "__to__",
+        "five": "__to__",
+    }.items():
+        (prompts / "mugs" / "subjects" / f"{name}.txt").write_text(text, encoding="utf-8")
+    plan = make_plan(spec({"subjects": "all", "variables": "all"}, seed=1), prompts)
+    assert len(texts(plan)) == 6
+    lost = "'{' is not closed (`\\{` is a plain brace)"
+    assert [(each.subject, each.reason) for each in plan.skipped] == [
+        ("five", f"wildcards/open.txt:2:1: {lost}"),
+        ("one", f"1:1: {lost}"),
+        ("three", f"wildcards/open.txt:2:1: {lost}"),
+        ("two", "1:1: there is no wildcard 'nope' (did you mean 'open'?)"),
+    ]
+    assert refusal(prompts, subjects=["three", "five"]) == [f"wildcards/open.txt:2:1 {lost}"]
+
+
 def test_of_thousands_of_unknown_wildcards_a_hundred_are_told(prompts: Path) -> None:
     block = " ".join(f"__x{n}__" for n in range(20_000))
     (prompts / "mugs" / "subjects" / "mug.txt").write_text(block, encoding="utf-8")
-    assert len(refusal(prompts)) == 100
+    assert len(refusal(prompts, subjects="mug")) == 100
 
 
 def test_bad_wildcard_files_are_errors_where_they_are_used(prompts: Path) -> None:
