@@ -48,8 +48,8 @@ ORIGIN = frozenset({
 
 _LISTED = 100
 _LONG = 500
-Prompts = Iterator[tuple[str, str | None, Assembled, Report, Mapping[str, Any]]]
-"""Subject, variable, prompt, audit and spec fields of each."""
+_Prompt = tuple[str, str | None, Assembled, Report, Mapping[str, Any]]
+"""Subject, variable, prompt, audit and spec fields."""
 _NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables={})
 
 
@@ -217,97 +217,26 @@ def make_plan(
     """
     selected: Mapping[str, Any] = spec.get("compose", {})
     pack = read_pack(prompts, str(selected["pack"])) if selected else _NO_PACK
-    terms, settings = parse_terms(forbidden), dict(settings or {})
     columns = set(table.columns) if table else set()
-    own_seeded = not columns.isdisjoint(SEEDS)
-    columns.update(SEEDS if own_seeded else ())
-    rest = {key: value for key, value in spec.items() if key not in columns}
-    skipped: dict[Skipped, None] = {}
-    faults: list[Fault] = list(table.faults) if table else []
-    by_key: dict[str, Entry] = {}
-    duplicates: list[tuple[Entry, Entry]] = []
-    rows: list[tuple[Row, Expansion | None]] = []
-    expansions: dict[str, Expansion] = {}
-    wildcards = Wildcards(pack.wildcards)
-    for row in table.rows if table else (Row(0, {}),):
-        named = {**selection(spec), **row.parts}
-        key = json.dumps(named, sort_keys=True)
-        try:
-            if selected and key not in expansions:
-                expansions[key] = Expansion(pack, choose(pack, named), named, wildcards)
-                skipped |= dict.fromkeys(expansions[key].skipped)
-            rows.append((row, expansions.get(key)))
-        except SpecInvalid as error:
-            faults += _faults_of(error, row, columns)
-    by_seed = any(each.by_seed for each in expansions.values())
-    made: dict[Expansion, list[Assembled]] = {each: [] for each in expansions.values()}
-
-    def of_pack(
-        expansion: Expansion,
-        of_row: Mapping[str, Any],
-        own: Mapping[str, Any],
-        found: list[Skipped],
-    ) -> Prompts:
+    making = _Making(
+        spec, pack, parse_terms(forbidden), languages, dict(settings or {}), model_defaults, table,
+        frozenset(columns if columns.isdisjoint(SEEDS) else columns.union(SEEDS)),
+    )  # fmt: skip
+    rows = [*making.select()]
+    by_seed = any(expansion.by_seed for expansion in making.expansions.values())
+    for expansion in making.expansions.values():
         expansion.by_seed = by_seed
-        for combination in expansion.prompts(found):
-            subject, variable = combination.subject, combination.variable
-            added = entry_fields(pack, spec, subject, variable, settings, model_defaults)
-            composed: dict[Parts, tuple[Assembled, Report]] = {}
-            name = variable.name if variable else None
-            for parts, fields in expansion.seeded(spec, {**own, **added}, combination):
-                if not parts.subject.text:
-                    reason = "its choices leave nothing of it"
-                    found.append(Skipped(subject.file, reason, subject.name, name))
-                    continue
-                if parts not in composed:
-                    composed[parts] = compose(pack, parts, terms, languages)
-                assembled, report = composed[parts]
-                made[expansion].append(assembled)
-                yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
-
-    count = 0
-    for row, expansion in rows:
-        of_row = over(spec, row.fields)
-        prompts_of = expansion.count() if expansion else 1
-        count += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
-        expand.count(rest, count)  # refused before its prompts are made
-        own = {key: value for key, value in of_row.items() if key in columns}
-        where = table.where(row.number, "" if selected else "prompt") if table else ""
-        found: list[Skipped] = []
-        if expansion:
-            entries_of = of_pack(expansion, of_row, own, found)
-        else:
-            # That of the spec is audited once, by itself.
-            report = audit(row.fields.get("prompt", ""), terms, (), languages)
-            prompt = Assembled(str(of_row.get("prompt", "")), (), pack.max_chars)
-            entries_of = iter([("", None, prompt, report, own)])
-        prompts_of_row = [*entries_of]
-        for prompt_of_row in prompts_of_row:
-            entry = Entry(*prompt_of_row, row if table else None, where)
-            first = by_key.setdefault(duplicate_key(entry), entry)
-            if first is not entry:
-                duplicates.append((entry, first))
-        if table and not prompts_of_row:
-            reason = next((s.reason for s in found), "what it selects is empty or switched off")
-            faults.append(Fault(row.number, "", reason, "PackInvalid"))
-        else:
-            skipped |= dict.fromkeys(found)
-    entries = list(by_key.values())
+    making.make(rows)
+    entries = list(making.by_key.values())
     violations = tuple(entry for entry in entries if not entry.report.ok)
     over_long = tuple(entry for entry in entries if entry.assembled.over_by)
     rejects = "skip" not in (selected.get("on_violation"), table and spec.get("on_error"))
-    dropped: dict[Fault, None] = {}
     if not rejects:
-        why = [(entry, left_out(entry)) for entry in (*violations, *over_long)]
-        skipped |= dict.fromkeys(each for _, each in why)
-        for entry, each in why:
-            if entry.row and table:
-                reason = "PromptTooLong" if entry.report.ok else "PromptForbidden"
-                dropped[Fault(entry.row.number, "prompt", each.reason, reason)] = None
+        making.leave_out((*violations, *over_long))
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
-    model = pack.defaults.get("model", settings.get("model"))
+    model = pack.defaults.get("model", making.settings.get("model"))
     tokens = count_tokens(entries, spec, model, model_defaults)
-    told = chain.from_iterable(each.warnings(prompts) for each, prompts in made.items())
+    told = chain.from_iterable(each.warnings(texts) for each, texts in making.texts.items())
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
@@ -315,25 +244,130 @@ def make_plan(
         *token_warnings_of(tokens, len(entries)),
         *_advice(entries),
     )
+    common = without_seeds(making.rest) if by_seed else making.rest
     return Plan(
         pack=pack,
-        spec=common_seeds(
-            without_seeds(rest) if by_seed else rest, [entry.fields for entry in entries]
-        ),
+        spec=common_seeds(common, [entry.fields for entry in entries]),
         entries=tuple(entries),
-        skipped=tuple(skipped),
-        duplicates=tuple(duplicates),
+        skipped=tuple(making.skipped),
+        duplicates=tuple(making.duplicates),
         over_long=over_long,
         violations=violations,
         rejects=rejects,
         warnings=tuple(warnings[:100]),
         tokens=tokens,
-        settings=settings,
+        settings=making.settings,
         model_defaults=model_defaults,
         table=table,
-        faults=tuple(faults),
-        dropped=tuple(dropped),
+        faults=tuple(making.faults),
+        dropped=tuple(making.dropped),
     )
+
+
+@dataclass
+class _Making:
+    """The entries of a plan while they are made, and what is left out of them."""
+
+    spec: Mapping[str, Any]
+    pack: Pack
+    terms: tuple[Term, ...]
+    languages: tuple[str, ...]
+    settings: dict[str, Any]
+    model_defaults: ModelDefaults
+    table: Table | None
+    columns: frozenset[str]
+    """Those of the table; all fields for seeds, where it has one of them."""
+    skipped: dict[Skipped, None] = field(default_factory=dict)
+    dropped: dict[Fault, None] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    by_key: dict[str, Entry] = field(default_factory=dict)
+    duplicates: list[tuple[Entry, Entry]] = field(default_factory=list)
+    expansions: dict[str, Expansion] = field(default_factory=dict)
+    texts: dict[Expansion, list[Assembled]] = field(default_factory=dict)
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """The spec without the fields that are columns."""
+        return {key: value for key, value in self.spec.items() if key not in self.columns}
+
+    def select(self) -> Iterator[tuple[Row, Expansion | None]]:
+        """The rows that can be made, each with what it selects of the pack; equal ones share it."""
+        self.faults += self.table.faults if self.table else ()
+        wildcards = Wildcards(self.pack.wildcards)
+        for row in self.table.rows if self.table else (Row(0, {}),):
+            named = {**selection(self.spec), **row.parts}
+            key = json.dumps(named, sort_keys=True)
+            try:
+                if self.pack.id and key not in self.expansions:
+                    choice = choose(self.pack, named)
+                    made = self.expansions[key] = Expansion(self.pack, choice, named, wildcards)
+                    self.texts[made] = []
+                    self.skipped |= dict.fromkeys(made.skipped)
+                yield row, self.expansions.get(key)
+            except SpecInvalid as error:
+                self.faults += _faults_of(error, row, self.columns)
+
+    def make(self, rows: Iterable[tuple[Row, Expansion | None]]) -> None:
+        """Make the entries of the rows in order. Raises SpecInvalid before they are too many."""
+        rest, own_seeded, total = self.rest, not self.columns.isdisjoint(SEEDS), 0
+        for row, expansion in rows:
+            of_row = over(self.spec, row.fields)
+            prompts_of = expansion.count() if expansion else 1
+            total += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
+            expand.count(rest, total)
+            own = {key: value for key, value in of_row.items() if key in self.columns}
+            where = ""
+            if self.table:
+                where = self.table.where(row.number, "" if expansion else "prompt")
+            found: list[Skipped] = []
+            if expansion:
+                made = [*self._of_pack(expansion, own, found)]
+            else:
+                # That of the spec is audited once, by itself.
+                report = audit(row.fields.get("prompt", ""), self.terms, (), self.languages)
+                prompt = Assembled(str(of_row.get("prompt", "")), (), self.pack.max_chars)
+                made = [("", None, prompt, report, own)]
+            for each in made:
+                entry = Entry(*each, row if self.table else None, where)
+                first = self.by_key.setdefault(duplicate_key(entry), entry)
+                if first is not entry:
+                    self.duplicates.append((entry, first))
+            if self.table and not made:
+                reason = next((s.reason for s in found), "what it selects is empty or switched off")
+                self.faults.append(Fault(row.number, "", reason, "PackInvalid"))
+            else:
+                self.skipped |= dict.fromkeys(found)
+
+    def _of_pack(
+        self, expansion: Expansion, own: Mapping[str, Any], found: list[Skipped]
+    ) -> Iterator[_Prompt]:
+        """The prompts of a selection, each text audited once; adds to `found` what is left out."""
+        for combination in expansion.prompts(found):
+            subject, variable = combination.subject, combination.variable
+            added = entry_fields(
+                self.pack, self.spec, subject, variable, self.settings, self.model_defaults
+            )
+            composed: dict[Parts, tuple[Assembled, Report]] = {}
+            name = variable.name if variable else None
+            for parts, fields in expansion.seeded(self.spec, {**own, **added}, combination):
+                if not parts.subject.text:
+                    reason = "its choices leave nothing of it"
+                    found.append(Skipped(subject.file, reason, subject.name, name))
+                    continue
+                if parts not in composed:
+                    composed[parts] = compose(self.pack, parts, self.terms, self.languages)
+                assembled, report = composed[parts]
+                self.texts[expansion].append(assembled)
+                yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
+
+    def leave_out(self, entries: Iterable[Entry]) -> None:
+        """List the entries that are forbidden or too long, and their rows."""
+        for entry in entries:
+            why = left_out(entry)
+            self.skipped[why] = None
+            if entry.row and self.table:
+                reason = "PromptTooLong" if entry.report.ok else "PromptForbidden"
+                self.dropped[Fault(entry.row.number, "prompt", why.reason, reason)] = None
 
 
 def _faults_of(error: SpecInvalid, row: Row, columns: Container[str]) -> Iterator[Fault]:

@@ -59,7 +59,7 @@ class Results:
         if left := self._ledger.rows_left_out(record.seq):
             found += [_row({}, r, _over("skipped", r["reason"], r["message"]), None) for r in left]
             found.sort(key=lambda row: int(row["row"]))
-        files = {JSONL: "".join(f"{_json(_shown(row))}\n" for row in found)}
+        files = {JSONL: "".join(_line(_shown(row)) for row in found)}
         if record.is_final:
             files[CSV] = _csv(found)
             if any("custom_id" in row for row in found):
@@ -139,13 +139,20 @@ def _openai(rows: Iterable[Row], record: Record) -> str:
         failed = next((each for each in images if each["state"] != "done"), None)
         error = None
         if failed is not None:
-            error = {"code": failed["reason"] or failed["state"], "message": failed["message"]}
+            code = failed["reason"] or failed["state"]
+            error = {"code": code, "message": failed["message"] or f"an image is {code}"}
         part = f"{record.id}-{number}"
         body = {"created": created, "data": data}
         response = {"status_code": 200, "request_id": part, "body": body} if data else None
         line = {"id": f"batch_req_{part}", "custom_id": custom_id, "response": response}
-        lines.append(f"{_json({**line, 'error': error})}\n")
+        lines.append(_line({**line, "error": error}))
     return "".join(lines)
 
 
+def _line(value: Row) -> str:
+    """A line of JSONL, without the characters that many readers take for the end of a line."""
+    return _json(value).translate(_LINE_ENDS) + "\n"
+
+
+_LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 _json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode

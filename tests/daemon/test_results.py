@@ -27,7 +27,7 @@ kind: text2img
 model: tiny
 seed: 7
 count: 2
-matrix: {prompt: ["=a, \\"red\\" circle\\nat night", 猫]}
+matrix: {prompt: ["=a, \\"red\\" circle\\nat night", "猫\\u2028\\x85"]}
 """
 
 
@@ -54,7 +54,7 @@ def test_a_bulk_job_has_a_row_for_each_image_in_both_files(spool: Spool) -> None
     assert [row["seed"] for row in raw] == [7, 8, 7, 8]
     assert [row["state"] for row in raw] == ["done"] * 3 + ["failed"]
     assert (raw[3]["reason"], raw[3]["message"]) == ("OutOfMemory", "too large")
-    assert raw[0]["prompt"] == '=a, "red" circle\nat night' and raw[2]["prompt"] == "猫"
+    assert raw[0]["prompt"] == '=a, "red" circle\nat night' and raw[2]["prompt"] == "猫\u2028\x85"
     # A spreadsheet takes what begins with = for a formula; numbers stay numbers.
     assert cells[0]["prompt"] == "'" + raw[0]["prompt"]
     assert (cells[0]["seed"], cells[0]["width"]) == ("7", str(raw[0]["width"]))
@@ -201,13 +201,12 @@ def test_a_table_of_one_row_has_results(spool: Spool) -> None:
 
 
 def test_the_unmade_images_of_a_job_that_failed_have_its_reason(spool: Spool) -> None:
-    """Seen red: they were `cancelled`, with no reason."""
+    """Seen red: they were `cancelled`, with no reason; and a job that never began had none."""
     spool.drop("hero.yaml", BULK + "image: never.png\nstrength: 0.5\n")
     spool.until(lambda: spool.status("hero").get("reason") == "WaitingForInput")
     (spool.home.inbox / "never.png").write_bytes(b"no picture")
     status = spool.end("hero")
-    found = Results(daemon_of(spool).ledger, daemon_of(spool).spool.outbox).of_job(_record(spool))
-    rows = [json.loads(line) for line in found["results.jsonl"].splitlines()]
+    rows = in_jsonl(spool)
     assert [(row["state"], row["reason"], row["message"]) for row in rows] == [
         ("failed", "InputBad", status["message"])
     ] * 4

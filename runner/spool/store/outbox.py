@@ -88,7 +88,8 @@ class Outbox:
     ) -> None:
         """Publish the statuses of many jobs, by `seq`, as the ledger has them now.
 
-        The end of a job that has begun is left to `publish_ends`: its page comes first.
+        The end of a job that has begun, or has several images, is left to `publish_ends`: its page
+        and its results come first.
         """
         with self._lock:
             # A job may have been forgotten meanwhile, or its end published by another thread.
@@ -109,8 +110,8 @@ class Outbox:
 
     def _may_show(self, final: Record) -> bool:
         """Whether a status of a final job is due that needs no new page."""
-        began = final.started_at is not None
-        return not (final.is_shown or (began and not self._ledger.end_is_shown(final.seq)))
+        has_files = final.started_at is not None or final.total > 1
+        return not (final.is_shown or (has_files and not self._ledger.end_is_shown(final.seq)))
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[Receipt]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all of it is synced.
