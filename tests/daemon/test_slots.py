@@ -131,6 +131,7 @@ def test_an_image_that_ended_three_slots_is_failed_alone_with_the_evidence(two: 
 def test_three_dead_loads_of_a_slot_fail_the_job_and_the_next_one_goes_on(two: Spool) -> None:
     device_of(two).states["b"] = SlotState.LOST
     two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1))
     two.drop("next.yaml")
     for _ in range(3):
         until_at_work(two, a=("hero", 1))
