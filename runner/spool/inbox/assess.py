@@ -474,7 +474,13 @@ def _refused_paths(spec: Mapping[str, Any], home: Home) -> Iterator[tuple[str, s
 def _with_pictures(
     checked: Checked, spec: Mapping[str, Any], home: Home, beside: Beside
 ) -> dict[str, Any]:
-    """The matrix with the images that its patterns name now."""
+    """The matrix with the images that its patterns name now; elsewhere a pattern is refused."""
+    patterns = (
+        (path, f"{text!r} is a pattern, which names images in `matrix: {{image: …}}`: put it there")
+        for path, text in named_paths(spec)
+        if not path.startswith("matrix.") and matching(text, home, beside) != [text]
+    )
+    _refuse(checked, InputMissing.reason, patterns)
     varied = spec.get("matrix", {}).get("image", ())
     listed = [varied] if isinstance(varied, str) else varied
     found = {text: matching(text, home, beside) for text in listed}

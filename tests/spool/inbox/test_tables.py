@@ -227,6 +227,15 @@ def test_a_matrix_takes_patterns_of_images(spool: Spool, listed: str) -> None:
     assert (status["reason"], status["errors"][0]["path"]) == ("InputMissing", "matrix.image[0]")
 
 
+def test_a_pattern_that_is_not_in_the_matrix_is_refused_with_its_place(spool: Spool) -> None:
+    """Seen red: the job waited ten minutes for a file of this name."""
+    spool.drop("hero.yaml", "kind: kontext\nmodel: tiny\nprompt: red\nimage: 'photos/*.jpg'\n")
+    status = spool.end("hero")
+    assert status["reason"] == "InputMissing"
+    assert "image: 'photos/*.jpg' is a pattern" in status["message"]
+    assert "matrix: {image: …}" in status["message"]
+
+
 def test_requests_of_openai_keep_their_id_and_count(spool: Spool) -> None:
     body = {"model": "dall-e-3", "prompt": "a red circle", "n": 2, "style": "vivid"}
     lines = [
