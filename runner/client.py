@@ -23,7 +23,7 @@ from runner import reading
 from runner.errors import UsageProblem
 from runner.files import is_file, is_there, names_in, read_file
 from runner.job import FINAL_STATES
-from runner.settings import LOCK_FILE, SETTINGS_FILE, Home
+from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import (
@@ -45,7 +45,6 @@ _LONGEST_NAME = 255
 # A share comes back, and files are closed again.
 _REFUSED_SECONDS = 10.0
 _MISSED_INTERVALS = 5
-_BEGAN_AND_CHANGED = (f"data/{LOCK_FILE}", SETTINGS_FILE)
 T = TypeVar("T")
 
 
@@ -101,16 +100,9 @@ def unseen_runner(home: Home) -> str | None:
 
 
 def outdated_runner(home: Home) -> str | None:
-    """What to do where the settings were changed after the runner that has the home began, or None.
-
-    It wrote its number into the lock's file then. That lies on the disk of the settings, so that no
-    two clocks are compared.
-    """
-    with contextlib.suppress(OSError):
-        began, changed = ((home.root / name).stat().st_mtime_ns for name in _BEGAN_AND_CHANGED)
-        if began < changed and is_held(home):
-            return f"{SETTINGS_FILE} was changed after the runner started: restart it"
-    return None
+    """What of the settings' file the runner that has the home does not work with, or None."""
+    health = reading.health(home.health)
+    return health["settings"] if health and is_held(home) else None
 
 
 def submit(home: Home, data: bytes, name: str) -> str:

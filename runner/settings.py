@@ -1,12 +1,14 @@
 """Where a home is, what its settings say, and the folders and environment that follow from them.
 
-Settings come from `fluxdrop.yaml` (described by `specs/settings.schema.json`). `prepare` must run
-before anything imports huggingface_hub, which reads HF_HOME once, at import.
+Settings come from `fluxdrop.yaml` (described by `specs/settings.schema.json`) and, before it, from
+variables `FLUXDROP_<NAME>`. `prepare` must run before anything imports huggingface_hub, which reads
+HF_HOME once, at import.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ LOCK_FILE = "runner.lock"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _UPSCALER_FILES = (".safetensors", ".pth")
 _PARTS = ("inbox", "outbox", "prompts", "data")
+VARIABLE = "FLUXDROP_"
+# A running runner takes these up while it is idle; for the others it has to be started again.
+TAKEN_UP = frozenset(
+    "input_roots lora_roots preview settle_seconds settle_seconds_unknown strict synced_inbox"
+    " input_wait_seconds job_inputs_mb rejected_kept hold_minutes idle_minutes rescan_seconds"
+    " reuse forbidden audit_languages window retention".split()
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,11 @@ class Settings:
     forbidden: tuple[Any, ...] = ()
     audit_languages: tuple[str, ...] = ("en",)
     window: str | None = None
+    retention: Mapping[str, Any] = field(default_factory=dict)
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """Where in which file each part of `registry` stands, for mistakes that are found later."""
+    """By each setting that is given, and each part of `registry`: its place, or its variable."""
+    stamp: tuple[str, int, int] | None = field(default=None, repr=False, compare=False)
+    """The file they were read from, and what changes with it."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,12 @@ class Home:
         # The hub is told nothing but what it is asked for.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+    def take_up(self, settings: Settings, names: Iterable[str]) -> None:
+        """Work with the values that other settings have for these names from now on."""
+        new = replace(self.settings, **{name: getattr(settings, name) for name in names})
+        # The one thing of a home that changes: who reads a setting reads it anew each time.
+        object.__setattr__(self, "settings", new)
+
     def require_mounted(self) -> None:
         """Raise PlaceAway where the inbox or the outbox was on a disk that is not mounted now."""
         refuse_unmounted((self.inbox, self.outbox), self.mounts)
@@ -174,43 +192,88 @@ def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
     return home
 
 
-def load_settings(file: Path) -> Settings:
-    """Read a settings file; a missing one means all defaults.
+NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("positions", "stamp"))
 
-    Raises UsageProblem with every mistake, each with its line and column.
+
+def stamp_of(file: Path) -> tuple[str, int, int]:
+    """What changes whenever a file does; the path itself is a part of it."""
+    path = os.path.abspath(file)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path, 0, 0
+    return path, status.st_mtime_ns, status.st_size
+
+
+def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings by a file, which may be missing, and by the environment, which comes first.
+
+    Raises UsageProblem with every mistake, each with its line and column, or its variable.
     """
+    root, stamp = file.parent, stamp_of(file)
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        return Settings()
+        data = b""
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
-    if not _has_content(data):
-        return Settings()
-    from specs.read import read
-    from specs.validate import validate
+    given = {name: environment.get(f"{VARIABLE}{name.upper()}") for name in NAMES}
+    values: dict[str, Any] = {}
+    positions: dict[str, str] = {}
+    mistakes: list[str] = []
 
-    try:
-        document = read(data)
-        values = validate(document, schema="settings")
-        if wrong := list(_impossible(values, file.parent, document)):
-            raise SpecInvalid("SchemaInvalid", wrong)
-    except SpecInvalid as error:
-        lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
-        raise UsageProblem(*lines) from error
-    values.pop("$schema", None)
+    def take(read: Callable[[], Any], variable: str = "") -> None:
+        from specs.validate import validate
+
+        try:
+            document = read()
+            found = validate(document, schema="settings")
+            if wrong := list(_impossible(found, root, document)):
+                raise SpecInvalid("SchemaInvalid", wrong)
+        except SpecInvalid as error:
+            for p in error.problems:
+                place = variable or f"{file}:{p.line}:{p.column}"
+                mistakes.append(f"{place}: {p}")
+            return
+        for name in found.keys() & set(NAMES):
+            values[name] = found[name]
+            parts: list[tuple[str, ...]] = [(name,)]
+            for key, entry in found[name].items() if name == "registry" else ():
+                parts += [(name, key), *((name, key, part) for part in entry)]
+            for path in parts:
+                line, column = document.locate(path, key=len(path) < 3)
+                positions[".".join(path)] = variable or f"{file}:{line}:{column}"
+
+    if _has_content(data):
+        take(lambda: _document(data))
+    for name, text in given.items():
+        if text:
+            take(partial(_document_of, name, text), f"{VARIABLE}{name.upper()}")
+    if mistakes:
+        raise UsageProblem(*mistakes)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     if values.get("upscaler", "").lower().endswith(_UPSCALER_FILES):
-        path = file.parent / Path(values["upscaler"]).expanduser()
-        values["upscaler"] = os.path.realpath(path)
-    own = {name: _found(entry, file.parent) for name, entry in values.get("registry", {}).items()}
-    positions = {
-        ".".join(path): f"{file}:{line}:{column}"
-        for name, entry in own.items()
-        for path in (("registry", name), *(("registry", name, key) for key in entry))
-        for line, column in [document.locate(path, key=len(path) == 2)]
-    }
-    return Settings(**{**values, **lists, "registry": own, "positions": positions})
+        values["upscaler"] = os.path.realpath(root / Path(values["upscaler"]).expanduser())
+    own = {name: _found(entry, root) for name, entry in values.get("registry", {}).items()}
+    values |= {**lists, "registry": own}
+    return Settings(**values, positions=positions, stamp=stamp)
+
+
+def _document(data: bytes) -> Any:
+    # Here, for most homes have nothing to be read.
+    from specs.read import read
+
+    return read(data)
+
+
+def _document_of(name: str, text: str) -> Any:
+    """A Document of one setting, whose value is text as it stands where only text is taken."""
+    from specs import schemas
+    from specs.document import Document
+
+    if schemas.bundle("settings")["properties"][name].get("type") == "string":
+        return Document({name: text})
+    return Document({name: _document(os.fsencode(text)).value})
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -145,6 +145,7 @@ class RunnerHealth(TypedDict):
     version: str
     state: str
     note: str | None
+    settings: str | None
     faults: list[Fault]
     job: str | None
     models: list[str]

@@ -1,13 +1,18 @@
-"""The settings: a mistake is told with its place, before anything is done with them."""
+"""The settings: where they come from, mistakes with their places, one table of all of them."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.errors import UsageProblem
-from runner.settings import load_settings
+from runner.settings import NAMES, TAKEN_UP, Settings, load_settings
+from specs.read import read
+from tests.harness import ROOT
 
 
 @pytest.mark.parametrize(
@@ -47,3 +52,93 @@ def test_a_path_may_begin_with_the_folder_of_the_user(tmp_path: Path) -> None:
     text = f"registry: {{mine: {{like: schnell, folder: ~/x}}}}\nlora_roots: [{'a' * 255}]\n"
     file.write_text(text, encoding="utf-8")
     assert load_settings(file).registry["mine"]["folder"] == str(Path("~/x").expanduser())
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("IDLE_MINUTES", "0", "idle_minutes", 0),
+        ("STRICT", "true", "strict", True),
+        ("UMASK", "027", "umask", "027"),
+        ("INBOX", "7", "inbox", "7"),
+        ("WINDOW", "23:00-07:00", "window", "23:00-07:00"),
+        ("DEVICES", "[cuda:0, cuda:1]", "devices", ("cuda:0", "cuda:1")),
+        ("DEVICES", "auto", "devices", "auto"),
+        ("RAY", "{address: 192.0.2.7:6379}", "ray", {"address": "192.0.2.7:6379"}),
+        ("MODELS", "text2img: tiny\nfill: tiny", "models", {"text2img": "tiny", "fill": "tiny"}),
+    ],
+)
+def test_a_variable_comes_before_the_file(
+    tmp_path: Path, variable: str, text: str, name: str, value: Any
+) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    file.write_text("idle_minutes: 3\nstrict: false\n", encoding="utf-8")
+    settings = load_settings(file, {f"FLUXDROP_{variable}": text, "FLUXDROP_PREVIEW": ""})
+    assert getattr(settings, name) == value and settings.preview is False
+    assert settings.positions[name] == f"FLUXDROP_{variable}"
+    if name != "strict":
+        assert settings.positions["strict"] == f"{file}:2:1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "why"),
+    [
+        ("IDLE_MINUTES", "soon", "idle_minutes: 'soon' is not a number"),
+        ("STRICT", "[", "FLUXDROP_STRICT: did not find"),
+        ("REGISTRY", "{mine: {repo: a/b}}", "registry.mine"),
+        ("INPUT_ROOTS", "[~nobody-of-that-name/x]", "input_roots[0]: there is no user"),
+        ("WINDOW", "at night", "window: "),
+    ],
+)
+def test_a_mistake_in_a_variable_is_one_sentence_that_names_it(
+    tmp_path: Path, variable: str, text: str, why: str
+) -> None:
+    with pytest.raises(UsageProblem) as told:
+        load_settings(tmp_path / "fluxdrop.yaml", {f"FLUXDROP_{variable}": text})
+    (sentence,) = str(told.value).splitlines()
+    assert sentence.startswith(f"FLUXDROP_{variable}: ") and why in sentence
+
+
+def test_mistakes_of_the_file_and_of_variables_are_told_together(tmp_path: Path) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    file.write_text("strict: 3\n", encoding="utf-8")
+    with pytest.raises(UsageProblem) as told:
+        load_settings(file, {"FLUXDROP_REUSE": "3"})
+    assert [line.split(" ")[0] for line in str(told.value).splitlines()] == [
+        f"{file}:1:9:", "FLUXDROP_REUSE:",
+    ]  # fmt: skip
+
+
+def test_keys_of_ones_own_and_the_version_of_the_form_are_no_settings(tmp_path: Path) -> None:
+    """Seen red: every command ended with a traceback."""
+    file = tmp_path / "fluxdrop.yaml"
+    file.write_text("x_mine: 1\nschema: 1\n$schema: x\nstrict: true\n", encoding="utf-8")
+    assert load_settings(file, {}) == Settings(strict=True)
+
+
+def _table() -> dict[str, str]:
+    page = (ROOT / "specs/README.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert len(rows) == len(dict(rows))
+    return dict(rows)
+
+
+def test_one_table_has_every_setting_with_the_default_of_the_schema_and_of_the_program() -> None:
+    schema = json.loads((ROOT / "specs/settings.schema.json").read_bytes())["properties"]
+    table, by_program = _table(), Settings()
+    assert set(table) == set(NAMES) == set(schema) - {"$schema", "schema"}
+    for name, shown in table.items():
+        default, by_schema = getattr(by_program, name), schema[name].get("default")
+        if default in (None, "", (), {}):
+            assert by_schema in (None, [], {}), name
+            told = f"Default: {shown.strip('`')}" in schema[name].get("description", "")
+            assert shown == "none" or told, f"{name}: its description does not begin {shown!r}"
+        else:
+            default = list(default) if isinstance(default, tuple) else default
+            assert read(shown.encode()).value == default == by_schema, name
+
+
+def test_the_page_says_which_settings_a_running_runner_takes_up() -> None:
+    page = (ROOT / "specs/README.md").read_text(encoding="utf-8")
+    named = page.partition("it takes up")[2].partition(", and logs it")[0]
+    assert set(re.findall(r"`(\w+)`", named)) == TAKEN_UP <= set(NAMES)

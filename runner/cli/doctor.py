@@ -12,13 +12,16 @@ from runner import client
 from runner.cli.output import add_verb, print_json, show, shown_slots, slot_line
 from runner.errors import PlaceAway, UsageProblem
 from runner.holds import disk_hold
-from runner.settings import Home, find_home
+from runner.settings import NAMES, VARIABLE, Home, find_home
+from specs.document import short
+from specs.suggest import did_you_mean
 
 _LITTLE_DISK = 2 * 1024**3
 _PACKAGES = (
     *("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "gguf", "peft"),
     *("pillow", "watchdog"),
 )
+_OTHER_VARIABLES = {"FLUXDROP_HOME", "FLUXDROP_MCP_TOKEN", "FLUXDROP_DEBUG", "FLUXDROP_LAST_END"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def _findings(home: Home) -> Iterator[Finding]:
 
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Finding("packages", True, ", ".join(_versions()))
+    yield from _settings(home)
     try:
         if unseen := client.unseen_runner(home):
             # A new folder would be in the way of the one that is put back.
@@ -99,6 +103,19 @@ def _versions() -> Iterator[str]:
             yield f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
             yield f"{name} not installed"
+
+
+def _settings(home: Home) -> Iterator[Finding]:
+    """Which settings are given, and where; variables that are none."""
+    given = [(name, home.settings.positions.get(name)) for name in NAMES]
+    why = tuple(f"{n}: {short(getattr(home.settings, n))} ({at})" for n, at in given if at)
+    others = f"{len(NAMES) - len(why)} as by default"
+    yield Finding("settings", True, f"{len(why)} given, {others}", None, why)
+    known = {f"{VARIABLE}{name.upper()}" for name in NAMES}
+    for name in sorted(os.environ):
+        if name.startswith(VARIABLE) and name not in known | _OTHER_VARIABLES:
+            meant = did_you_mean(name, known, "unset it, if it was to be one")
+            yield Finding("environment", True, f"{name} is no setting", meant)
 
 
 def _disk(home: Home) -> Finding:

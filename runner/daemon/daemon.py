@@ -22,6 +22,7 @@ from runner.clock import monotonic, now, timestamp
 from runner.daemon.health import HEALTH_SECONDS, Health, absence
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
+from runner.daemon.settings_watch import SettingsWatch
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import LedgerUnusable
@@ -122,7 +123,8 @@ class Daemon:
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._health = Health(spool, self.worker, self.executor, self.intake)
+        self._settings = SettingsWatch(home)
+        self._health = Health(spool, self.worker, self.executor, self.intake, self._settings)
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.
@@ -276,6 +278,7 @@ class Daemon:
                 self._log_once.failed(error)
             self._publish_unpublished()
             self.writer.tend_pages()
+            self._settings.look(idle=self.worker.idle and self.writer.is_idle)
             self._release_idle_models()
             self._health.write(self._state())
 

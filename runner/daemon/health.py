@@ -12,6 +12,7 @@ from functools import cache
 from importlib import metadata
 
 from runner.clock import now, timestamp
+from runner.daemon.settings_watch import SettingsWatch
 from runner.daemon.worker import Worker
 from runner.executor import Executor, Slot, SlotState
 from runner.job import State
@@ -35,6 +36,7 @@ class Health:
     worker: Worker
     executor: Executor
     intake: Intake
+    settings: SettingsWatch
     started_at: str = field(default_factory=timestamp)
     log_once: LogOnce = field(default_factory=lambda: LogOnce("writing the health file"))
 
@@ -57,6 +59,7 @@ class Health:
             version=_version("fluxdrop"),
             state=state,
             note=self.worker.hold.message if self.worker.hold else absence(slots),
+            settings=self.settings.note,
             faults=self.spool.faults.listed(),
             job=current.id if current else None,
             models=sorted({m for slot in slots for m in slot.models}),

@@ -39,7 +39,7 @@ class Scheduler:
     """Chooses among the queued jobs of one ledger."""
 
     def __init__(self, spool: Spool) -> None:
-        self._hold_seconds = spool.home.settings.hold_minutes * 60
+        self._home = spool.home
         self._ledger = spool.ledger
         self._loaded: dict[str, _Loaded] = {}
         self._between_clocks: float | None = None
@@ -60,7 +60,7 @@ class Scheduler:
         """
         self._follow_clock(moment, wall)
         loaded = self._loaded.get(slot, _Loaded(None, 0.0))
-        held_long = moment - loaded.since >= self._hold_seconds
+        held_long = moment - loaded.since >= self._home.settings.hold_minutes * 60
         while (record := self._choose(loaded.model, held_long, own, running, wall)) is not None:
             if record.state == State.RUNNING:
                 return record

@@ -34,6 +34,23 @@ def findings(here: Here, name: str) -> list[dict[str, Any]]:
     return [each for each in here("doctor", "--json").json["findings"] if each["name"] == name]
 
 
+def test_each_setting_that_is_given_is_named_with_its_place(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here.home / "fluxdrop.yaml").write_text("# mine\nidle_minutes: 3\n", encoding="utf-8")
+    monkeypatch.setenv("FLUXDROP_AUDIT_LANGUAGES", "[en, de]")
+    monkeypatch.setenv("FLUXDROP_IDEL_MINUTES", "1")
+    (told,) = findings(here, "settings")
+    assert told["why"] == [
+        f"idle_minutes: 3 ({here.home / 'fluxdrop.yaml'}:2:1)",
+        "audit_languages: ('en', 'de') (FLUXDROP_AUDIT_LANGUAGES)",
+    ]
+    assert told["found"].startswith("2 given, ") and told["found"].endswith(" as by default")
+    (other,) = findings(here, "environment")
+    assert other["found"] == "FLUXDROP_IDEL_MINUTES is no setting"
+    assert other["remedy"] == "did you mean 'FLUXDROP_IDLE_MINUTES'?"
+
+
 @pytest.mark.usefixtures("card")
 def test_without_weights_it_says_how_the_usual_models_would_be_held(here: Here) -> None:
     told = findings(here, "memory")

@@ -54,8 +54,7 @@ class ComposePool:
 
     def __init__(self, home: Home, catalogue: Catalogue, wake: threading.Event) -> None:
         self._start_thread = home.threads.start
-        # What is sent to the processes: threads and places stay with this one.
-        self._home = Home(home.root, home.settings)
+        self._home = home
         self._catalogue = catalogue
         self._wake = wake
         self._pending: dict[str, PendingDrop] = {}
@@ -157,20 +156,22 @@ class ComposePool:
             return None
 
     def _assess(self, pending: PendingDrop, process: ComposeProcess) -> Assessment:
+        # What is sent to the process: threads and places stay with this one.
+        home = Home(self._home.root, self._home.settings)
         for _ in range(_MOST_DEATHS):
             try:
                 with self._lock:
                     if pending.given_up:
                         break
                     process.start()
-                return process.assess(pending.drop, self._home, self._catalogue)
+                return process.assess(pending.drop, home, self._catalogue)
             except ComposeProcessDied:
                 continue
             except Exception:
                 # No process can be started: slower for all others, but the drop is assessed.
                 log.exception("no process for %s: it is assessed here", pending.drop.name)
                 drop = pending.drop
-                return assessed(drop.data, drop.name, self._home, self._catalogue)
+                return assessed(drop.data, drop.name, home, self._catalogue)
         return Assessment(
             reason="CrashLoop",
             message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "

@@ -127,6 +127,7 @@ class Intake:
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         self._compose_pool.keep_only(set(specs))
         self._settler.keep_only(set(specs))
+        self._settler.settings = self._home.settings
         self._held = {name: self._held[name] for name in self._held.keys() & specs}
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds

@@ -93,7 +93,7 @@ class Settler:
     """Remembers how long each file has been unchanged."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._states: dict[str, _FileState] = {}
 
     def keep_only(self, names: set[str]) -> None:
@@ -136,12 +136,12 @@ class Settler:
             with open(handle, "rb", closefd=False) as file:
                 data = file.read(MAX_BYTES)
             if signature_of(os.fstat(handle)) != signature:
-                return self._settings.settle_seconds
+                return self.settings.settle_seconds
         except OSError as error:
             return self._unreadable(path, now, error)
         finally:
             os.close(handle)
-        settings = self._settings
+        settings = self.settings
         is_whole = is_whole_json_object if path.name.lower().endswith(".json") else ends_with_marker
         if not ((state.renamed_in and not writer) or is_whole(data)):
             if writer:
@@ -168,7 +168,7 @@ class Settler:
         """What to do with a settled spec whose table is not there: wait as for an image."""
         state = self._state(drop.name, drop.signature, now)
         state.waits_because = f"waits for its table {table}"
-        seconds = self._settings.input_wait_seconds
+        seconds = self.settings.input_wait_seconds
         message = f"{table} did not arrive within {seconds:.0f} seconds: bring it, then the spec"
         path = Path(drop.name)
         return self._wait_or_refuse(path, state, now, seconds, "InputMissing", message)
@@ -198,6 +198,6 @@ class Settler:
     ) -> Drop | float:
         left = state.unchanged_since + seconds - now
         if left > 0:
-            return min(left, self._settings.rescan_seconds)
+            return min(left, self.settings.rescan_seconds)
         self._states.pop(path.name, None)
         return Drop(path.name, b"", state.signature, (reason, message))
