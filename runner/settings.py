@@ -12,13 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.errors import UsageProblem
+from runner.errors import LedgerNewer, UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
 from runner.threads import Threads
 from specs.errors import Problem, SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
 LOCK_FILE = "runner.lock"
+LEDGER_FILE = "ledger.sqlite"
+_SCHEMA = Path(__file__).parent / "spool" / "store" / "schema"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _UPSCALER_FILES = (".safetensors", ".pth")
 _PARTS = ("inbox", "outbox", "prompts", "data")
@@ -142,6 +144,23 @@ class Home:
         # The hub is told nothing but what it is asked for.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+    def require_known(self) -> None:
+        """Raise LedgerNewer where a newer version of the program worked with the home."""
+        file = self.data / LEDGER_FILE
+        try:
+            with open(file, "rb") as ledger:
+                # SQLite's `user_version`: its own module would make this the slowest of all looks.
+                version = int.from_bytes(ledger.read(64)[60:], "big")
+        except OSError:
+            # For who opens it.
+            return
+        if version > (known := len([*_SCHEMA.glob("*.sql")])):
+            raise LedgerNewer(
+                f"a newer version of fluxdrop made {file} (schema {version}, this one knows "
+                f"{known}): use that version, or move the file away, and it is made again from "
+                "the outbox"
+            )
+
     def take_up(self, settings: Settings, names: Iterable[str]) -> None:
         """Work with the values that other settings have for these names from now on."""
         new = replace(self.settings, **{name: getattr(settings, name) for name in names})
@@ -176,8 +195,9 @@ def is_home(folder: Path) -> bool:
 def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
     """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
 
-    Raises UsageProblem, naming `init`, when none of them is a home, and PlaceAway where its disk is
-    not mounted, unless `mounted` is false: for who waits for it, or says what is wrong.
+    Raises UsageProblem, naming `init`, when none of them is a home, LedgerNewer, and PlaceAway
+    where its disk is not mounted, unless `mounted` is false: for who waits for it, or says what is
+    wrong.
     """
     named = given or os.environ.get("FLUXDROP_HOME")
     folder = Path(named).expanduser() if named else Path.cwd()
@@ -187,6 +207,7 @@ def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
             "or name one with --home or $FLUXDROP_HOME"
         )
     home = Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    home.require_known()
     if mounted:
         home.require_mounted()
     return home
