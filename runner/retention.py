@@ -130,7 +130,7 @@ def remove(
     """Delete the jobs' folders, and the gallery's rows of what is gone.
 
     After each step a sentence for what is left, or "". `needed` gives what each job needs that is
-    not over and that it has not given before, as `needs` does.
+    not over and that it has not given before: folders, by their keys.
     """
     for aside in paths_in(home.outbox, f"{_ASIDE}*"):  # left by one that was interrupted
         with suppress(OSError):
@@ -190,13 +190,8 @@ def _asked_to_keep(home: Home) -> set[str]:
     return asked.union(*(_folders_in(home.inbox / name) for name in names if is_spec(name)))
 
 
-def needs(job_id: str, spec: bytes) -> set[str]:
-    """The folders that have to stay for a job with this spec: its own, and those in its paths."""
-    return {key_of(job_id)}.union(_folders(spec))
-
-
 def needs_of(home: Home, status: Mapping[str, Any]) -> set[str]:
-    """The same for the job of a status; nothing where it is over."""
+    """The folders that have to stay for the job of a status; none where it is over."""
     if status["state"] in FINAL_STATES:
         return set()
     specs = (home.job(status["id"]) / f"spec.{form}" for form in ("yaml", "json"))
@@ -216,10 +211,11 @@ def _folders_in(spec: Path) -> set[str]:
 @lru_cache(maxsize=4096)
 def _folders_of(spec: Path, modified: int) -> set[str]:
     """The folders in one spec, read once: the inbox is looked at before each job goes."""
-    return _folders(read_file(spec))
+    return folders_in(read_file(spec))
 
 
-def _folders(spec: bytes) -> set[str]:
+def folders_in(spec: bytes) -> set[str]:
+    """The folders in the paths of a spec."""
     return {key_of(name.decode()) for name in _FOLDER.findall(spec)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.retention import Job, Limits, choose, needs, remove, survey
+from runner.retention import Job, Limits, choose, folders_in, remove, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from tests.gallery.samples import put_json, status
@@ -65,6 +65,6 @@ def test_only_jobs_of_the_states_that_are_named_count_and_may_go(home: Home) -> 
 def test_what_a_job_needs_that_came_meanwhile_stays(home: Home) -> None:
     """Seen red: it was looked for once, before the first removal."""
     jobs = sorted((job for job in survey(home, Limits(), print) if job), key=lambda job: job.id)
-    came = iter([[], [needs("c", b"image: outbox/b/b-0001.png")]])
+    came = iter([[], [folders_in(b"image: outbox/b/b-0001.png")]])
     assert set(remove(home, Disk(home.outbox), jobs, lambda: next(came))) == {""}
     assert not home.job("a").exists() and home.job("b").exists()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from runner import client
 from runner.clock import monotonic
 from runner.daemon.writer import Writer
-from runner.retention import Limits, choose, needs, remove, survey
+from runner.retention import Limits, choose, folders_in, remove, survey
+from runner.spool.store.names import key_of
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,6 @@ class Tidying:
             nonlocal known
             for seq, job_id, spec in self._spool.ledger.unfinished(after=known):
                 known = seq
-                yield needs(job_id, spec)
+                yield {key_of(job_id)} | folders_in(spec)
 
         return newer
