@@ -28,6 +28,8 @@ from runner.spool.store.names import KEEP_SUFFIX, is_spec, key_of, not_unique, p
 from specs.times import parse_moment
 
 _ASIDE = ".removing-"
+# Another process may write the gallery's index.
+_PATIENCE = 5.0
 _DAY, _GB = 86_400, 10**9
 # The folders of a path: a spec need not be one that can be read.
 _FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
@@ -156,7 +158,7 @@ def remove(
         except OSError as error:
             problem = f"{job.id} could not be removed: {error.strerror}"
         yield problem
-    gallery = Gallery(home.data / FOLDER, writing=True)
+    gallery = Gallery(home.data / FOLDER, writing=True, patience=_PATIENCE)
     try:
         for _ in () if gallery.missing else remove_gone(gallery, home.outbox):
             yield ""

@@ -28,6 +28,8 @@ class Tidying:
         self._limits = Limits()
         self._steps: Iterator[str] | None = None
         self._due = 0.0
+        # A runner that was killed may have left a removal half done.
+        self._is_done = False
 
     def step(self) -> None:
         """Go on for a tenth of a second. Raises what the removal does, and then begins anew."""
@@ -52,9 +54,12 @@ class Tidying:
             yield ""
         if chosen := choose(jobs, limits):
             log.info("removing %d finished jobs, as the setting `retention` says", len(chosen))
+            self._is_done = False
+        if not self._is_done:
             yield from remove(self._home, self._spool.disk, chosen, self._needed())
             self._writer.tend_pages(changed=True)
             client.clean(self._home)
+            self._is_done = True
 
     def _needed(self) -> Callable[[], Iterator[set[str]]]:
         """What the jobs need that are not over, each once, though they come meanwhile."""

@@ -40,3 +40,19 @@ def test_jobs_beyond_the_limit_go_and_are_forgotten_but_for_kept_and_needed_ones
     gallery = Gallery(spool.home.data / FOLDER)
     assert gallery.get("first-0001") is None and gallery.get("last-0001") is not None
     gallery.close()
+
+
+def test_a_removal_that_a_kill_cut_short_is_finished_by_the_next_runner(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.daemon.daemon.HEALTH_SECONDS", 0.05)
+    for job in ("gone", "there"):
+        spool.drop(f"{job}.yaml")
+        spool.end(job)
+    aside = spool.home.outbox / ".removing-gone"
+    spool.home.job("gone").rename(aside)
+    spool.restart()
+    keep_only(spool, days=1)
+    spool.until(lambda: not aside.exists())
+    spool.until(lambda: daemon_of(spool).ledger.newest("gone") is None)
+    assert daemon_of(spool).ledger.newest("there") is not None
