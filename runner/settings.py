@@ -8,17 +8,18 @@ HF_HOME once, at import.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.errors import UsageProblem
+from runner.errors import LedgerNewer, UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
 from runner.threads import Threads
 from specs.errors import Problem, SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
 LOCK_FILE = "runner.lock"
+LEDGER_FILE = "ledger.sqlite"
+_SCHEMA = Path(__file__).parent / "spool" / "store" / "schema"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _UPSCALER_FILES = (".safetensors", ".pth")
 _PARTS = ("inbox", "outbox", "prompts", "data")
@@ -142,6 +143,23 @@ class Home:
         # The hub is told nothing but what it is asked for.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+    def require_known(self) -> None:
+        """Raise LedgerNewer where a newer version of the program worked with the home."""
+        file = self.data / LEDGER_FILE
+        try:
+            with open(file, "rb") as ledger:
+                # SQLite's `user_version`: its own module would make this the slowest of all looks.
+                version = int.from_bytes(ledger.read(64)[60:], "big")
+        except OSError:
+            # For who opens it.
+            return
+        if version > (known := len([*_SCHEMA.glob("*.sql")])):
+            raise LedgerNewer(
+                f"a newer version of fluxdrop made {file} (schema {version}, this one knows "
+                f"{known}): use that version, or move the file away, and it is made again from "
+                "the outbox"
+            )
+
     def take_up(self, settings: Settings, names: Iterable[str]) -> None:
         """Work with the values that other settings have for these names from now on."""
         new = replace(self.settings, **{name: getattr(settings, name) for name in names})
@@ -176,8 +194,9 @@ def is_home(folder: Path) -> bool:
 def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
     """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
 
-    Raises UsageProblem, naming `init`, when none of them is a home, and PlaceAway where its disk is
-    not mounted, unless `mounted` is false: for who waits for it, or says what is wrong.
+    Raises UsageProblem, naming `init`, when none of them is a home, LedgerNewer, and PlaceAway
+    where its disk is not mounted, unless `mounted` is false: for who waits for it, or says what is
+    wrong.
     """
     named = given or os.environ.get("FLUXDROP_HOME")
     folder = Path(named).expanduser() if named else Path.cwd()
@@ -187,6 +206,7 @@ def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
             "or name one with --home or $FLUXDROP_HOME"
         )
     home = Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    home.require_known()
     if mounted:
         home.require_mounted()
     return home
@@ -217,63 +237,57 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
         data = b""
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
-    given = {name: environment.get(f"{VARIABLE}{name.upper()}") for name in NAMES}
+    sources: list[tuple[str, Any]] = [("", data)] if _has_content(data) else []
+    variables = ((name, environment.get(variable_of(name))) for name in NAMES)
+    sources += ((name, text) for name, text in variables if text)
     values: dict[str, Any] = {}
     positions: dict[str, str] = {}
     mistakes: list[str] = []
-
-    def take(read: Callable[[], Any], variable: str = "") -> None:
-        from specs.validate import validate
-
+    for name, text in sources:
+        place = variable_of(name) if name else f"{file}:{{}}:{{}}"
         try:
-            document = read()
-            found = validate(document, schema="settings")
-            if wrong := list(_impossible(found, root, document)):
-                raise SpecInvalid("SchemaInvalid", wrong)
+            found, locate = _checked(name, text, root)
         except SpecInvalid as error:
-            for p in error.problems:
-                place = variable or f"{file}:{p.line}:{p.column}"
-                mistakes.append(f"{place}: {p}")
-            return
-        for name in found.keys() & set(NAMES):
-            values[name] = found[name]
-            parts: list[tuple[str, ...]] = [(name,)]
-            for key, entry in found[name].items() if name == "registry" else ():
-                parts += [(name, key), *((name, key, part) for part in entry)]
-            for path in parts:
-                line, column = document.locate(path, key=len(path) < 3)
-                positions[".".join(path)] = variable or f"{file}:{line}:{column}"
-
-    if _has_content(data):
-        take(lambda: _document(data))
-    for name, text in given.items():
-        if text:
-            take(partial(_document_of, name, text), f"{VARIABLE}{name.upper()}")
+            mistakes += (f"{place.format(p.line, p.column)}: {p}" for p in error.problems)
+            continue
+        values |= found
+        own = found.get("registry", {})
+        paths: list[tuple[str, ...]] = [*((n,) for n in found), *(("registry", n) for n in own)]
+        paths += (("registry", n, key) for n in own for key in own[n])
+        positions |= {".".join(p): place.format(*locate(p, key=len(p) < 3)) for p in paths}
     if mistakes:
         raise UsageProblem(*mistakes)
+    values = {name: value for name, value in values.items() if name in NAMES}
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     if values.get("upscaler", "").lower().endswith(_UPSCALER_FILES):
         values["upscaler"] = os.path.realpath(root / Path(values["upscaler"]).expanduser())
     own = {name: _found(entry, root) for name, entry in values.get("registry", {}).items()}
-    values |= {**lists, "registry": own}
-    return Settings(**values, positions=positions, stamp=stamp)
+    return Settings(**{**values, **lists, "registry": own, "positions": positions, "stamp": stamp})
 
 
-def _document(data: bytes) -> Any:
+def variable_of(name: str) -> str:
+    """The variable of a setting."""
+    return f"{VARIABLE}{name.upper()}"
+
+
+def _checked(name: str, text: Any, root: Path) -> tuple[dict[str, Any], Callable[..., Any]]:
+    """The settings in the bytes of a file, or in a variable's text, and what locates them.
+
+    The text stands for itself where a setting takes only text. Raises SpecInvalid.
+    """
     # Here, for most homes have nothing to be read.
-    from specs.read import read
-
-    return read(data)
-
-
-def _document_of(name: str, text: str) -> Any:
-    """A Document of one setting, whose value is text as it stands where only text is taken."""
     from specs import schemas
     from specs.document import Document
+    from specs.read import read
+    from specs.validate import validate
 
-    if schemas.bundle("settings")["properties"][name].get("type") == "string":
-        return Document({name: text})
-    return Document({name: _document(os.fsencode(text)).value})
+    if name and schemas.bundle("settings")["properties"][name].get("type") != "string":
+        text = read(os.fsencode(text)).value
+    document = Document({name: text}) if name else read(text)
+    found = validate(document, schema="settings")
+    if wrong := list(_impossible(found, root, document)):
+        raise SpecInvalid("SchemaInvalid", wrong)
+    return found, document.locate
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -38,6 +38,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runner.spool.inbox",),
     ("runner.spool.startup",),
     ("runner.catalogue", "runner.client"),
+    ("runner.retention",),
     ("runner.slots",),
     ("runner.daemon",),
     ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
@@ -263,6 +264,7 @@ def test_no_kind_knows_a_pipeline_or_a_stop_sign() -> None:
 ROOMS = (
     "runner/spool/", "runner/gallery/", "runner/engine/hub/", "runner/mcp_server/", "runner/cli/",
     "runner/daemon/", "runner/client.py", "runner/reading.py", "runner/wire.py",
+    "runner/retention.py",
 )  # fmt: skip
 # What is read there is derived, removed, or only chosen by.
 MAY_BE_SILENT = (
@@ -298,7 +300,7 @@ LOOKS = {
 }  # fmt: skip
 # Sizes, what is made anew or looked at again, and what is only shown.
 MAY_PASS_OVER = (
-    "runner/cli/clean.py: total += os.lstat(", "runner/cli/gallery.py: if read_file(page)",
+    "runner/retention.py: total += os.lstat(", "runner/cli/gallery.py: if read_file(page)",
     "runner/cli/overlooked.py: data = read_file(",
     "runner/cli/progress.py: status = reading.status(", "runner/cli/status.py: return sum(is_spec(",
     "runner/gallery/page/overview.py: return sorted(", "runner/gallery/rebuild.py: path = folder",

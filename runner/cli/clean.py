@@ -1,56 +1,34 @@
-"""`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
+"""`clean`: deletes finished jobs from the outbox, by age, size or the setting `retention`.
 
-Lists the jobs and deletes them only with `--yes` or after a question; then they are forgotten.
-Holds one status at a time. Never touches jobs that are queued, running or kept (by a file
-`<id>.keep`, also one that no runner has obeyed yet), nor those that a spec in the inbox or of an
-unfinished job names by a path, nor what is not the folder of a job.
+Lists the jobs and deletes them only with `--yes` or after a question; then they are forgotten. What
+may go, and in which order, `runner.retention` says.
 """
 
 import argparse
-import os
 import re
-import shutil
 import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from runner import client
-from runner.cli.gallery import statuses, write_outbox_page
+from runner import client, reading
+from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
-from runner.files import is_absent, is_folder, is_there, paths_in, read_file, text_of
-from runner.job import FINAL_STATES
+from runner.files import is_folder, is_there
+from runner.retention import Job, Limits, bytes_of, choose, needs_of, remove, statuses, survey
 from runner.settings import Home, find_home
-from runner.spool.store.names import CLEAN_NAME, KEEP_SUFFIX, is_spec, key_of, not_unique, plain
+from runner.spool.disk.disk import Disk
+from runner.spool.store.names import CLEAN_NAME
 from runner.terminal import size_text
 from specs.errors import FluxdropError
-from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_ASIDE = ".removing-"
-# Stands for a status that cannot be read: the job may be running.
-_UNREAD = {"state": "unread"}
-# The folders of a path: a spec need not be one that can be read.
-_FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A finished job in the outbox; `finished` in seconds since 1970."""
-
-    id: str
-    state: str
-    finished: float
-    bytes: int
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -58,18 +36,26 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
     keep_help = "the oldest go until the finished ones take no more than this: 50GB"
     clean.add_argument("--keep", metavar="SIZE", help=keep_help)
+    retention_help = "those that the setting `retention` has the runner remove"
+    clean.add_argument("--retention", action="store_true", help=retention_help)
     clean.add_argument("--yes", action="store_true", help="delete them without asking")
 
 
 def run_clean(options: argparse.Namespace) -> int:
-    """List the jobs chosen by age and size, and delete them where that is confirmed."""
-    if options.older_than is None and options.keep is None:
-        raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
+    """List the jobs that go by these limits, and delete them where that is confirmed."""
+    if (options.older_than is None and options.keep is None) is not options.retention:
+        raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both; or --retention")
     home = find_home(options.home)
     _require_outbox(home)
-    age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
-    keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
-    chosen = choose(sorted(finished(home), key=lambda job: (job.finished, job.id)), age, keep)
+    limits = Limits.of(home.settings.retention)
+    if not options.retention:
+        age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
+        keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
+        limits = Limits(age, keep)
+    elif not home.settings.retention:
+        raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
+    chosen = choose(filter(None, survey(home, limits, tell)), limits)
+    chosen = [replace(job, bytes=bytes_of(home, job.id)) for job in chosen]
     if not options.json:
         for job in chosen:
             day = datetime.fromtimestamp(job.finished).strftime("%Y-%m-%d")
@@ -78,7 +64,7 @@ def run_clean(options: argparse.Namespace) -> int:
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
     # With `--yes` also what is gone already, removed by hand or by one that was interrupted.
-    left = [*remove(home, chosen), *forget(home)] if removed or options.yes else []
+    left = [*_remove(home, chosen), *forget(home)] if removed or options.yes else []
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
         print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
@@ -119,125 +105,10 @@ def _amount(
     return float(match[1]) * units[match[2].lower()]
 
 
-def finished(home: Home) -> list[Job]:
-    """The finished jobs whose folders are in the outbox, without those that are to be kept."""
-    found = []
-    to_keep = _to_keep(home)
-    # After the inbox: what has left it by now is a job.
-    for status in statuses(home, unread=_UNREAD):
-        to_keep |= _named_by_unfinished(home, [status])
-        with suppress(ValueError, KeyError):
-            ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
-            if _may_go(status, to_keep):
-                found.append((status["id"], status["state"], ended.timestamp()))
-    # Once more: one may be named by a job that came behind it.
-    going = (job for job in found if key_of(job[0]) not in to_keep)
-    return [Job(*job, _bytes_in(home.job(job[0]))) for job in going]
-
-
-def _to_keep(home: Home) -> set[str]:
-    """What the inbox asks to keep: the ids and file names of `.keep` files, the folders in specs.
-
-    Raises UsageProblem where the inbox cannot be read.
-    """
-    try:
-        names = os.listdir(home.inbox)
-    except OSError as error:
-        raise UsageProblem(f"cannot read {home.inbox}: {error.strerror}") from error
-    stems = [n[: -len(KEEP_SUFFIX)] for n in names if n.lower().endswith(KEEP_SUFFIX)]
-    asked = {key_of(plain(not_unique(text_of(stem)))) for stem in stems}
-    return asked | _folders_in(home.inbox / name for name in names if is_spec(name))
-
-
-def _named_by_unfinished(home: Home, every: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The folders in the specs of jobs that are not over."""
-    jobs = (home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES)
-    return _folders_in(job / name for job in jobs for name in ("spec.yaml", "spec.json"))
-
-
-def _folders_in(specs: Iterable[Path]) -> set[str]:
-    found: set[str] = set()
-    for spec in specs:
-        try:
-            found |= _folders_of(spec, os.lstat(spec).st_mtime_ns)
-        except OSError as error:
-            if not is_absent(error):
-                why = f"{error.strerror or error}, and it may name pictures that would go"
-                raise UsageProblem(f"cannot read {spec}: {why}") from error
-    return found
-
-
-@cache
-def _folders_of(spec: Path, modified: int) -> set[str]:
-    """The folders in one spec, read once: the inbox is looked at before each job goes."""
-    return {key_of(name.decode()) for name in _FOLDER.findall(read_file(spec))}
-
-
-def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:
-    """Whether a job is over and nobody keeps it, has asked for that or needs its pictures."""
-    if status["state"] not in FINAL_STATES or status["kept"]:
-        return False
-    return not to_keep & {key_of(status["id"]), key_of(plain(status["source"]["name"]))}
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for below, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(below, name)).st_size
-    return total
-
-
-def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> list[Job]:
-    """The jobs to delete: those older than `age` seconds, and the oldest of the others.
-
-    Of these as many as it takes until all jobs that stay have at most `keep` bytes together.
-    """
-    before = time.time() - (age or 0.0)
-    left = sum(job.bytes for job in oldest_first)
-    chosen = []
-    for job in oldest_first:
-        too_old = age is not None and job.finished < before
-        too_much = keep is not None and left > keep
-        if too_old or too_much:
-            chosen.append(job)
-            left -= job.bytes
-    return chosen
-
-
-def remove(home: Home, jobs: list[Job]) -> list[str]:
-    """Delete the jobs' folders, and the gallery's rows of what is gone; a message for each left."""
-    from runner.gallery.rebuild import remove_gone
-    from runner.gallery.store import FOLDER, Gallery
-
-    for aside in paths_in(home.outbox, f"{_ASIDE}*"):  # left by a clean that was interrupted
-        with suppress(OSError):
-            shutil.rmtree(aside)
-    left = []
-    named = _named_by_unfinished(home, statuses(home, unread=_UNREAD)) if jobs else set()
-    for job in jobs:
-        folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
-        # Before the status: a `.keep` that is obeyed meanwhile is in one of the two.
-        to_keep = _to_keep(home) | named
-        try:
-            # Since the list was made, another job may have taken the id of a rejected one.
-            if not _may_go(client.status(home, job.id), to_keep):
-                continue
-            # The folder leaves its name in one operation: no reader finds half of a job.
-            os.replace(folder, aside)
-            shutil.rmtree(aside)
-        except FileNotFoundError:
-            # Another clean was here first.
-            continue
-        except OSError as error:
-            left.append(f"{job.id} could not be removed: {error.strerror}")
-    gallery = Gallery(home.data / FOLDER, writing=True)
-    try:
-        if not gallery.missing:
-            remove_gone(gallery, home.outbox)
-    except OSError as error:
-        left.append(f"the gallery still has pictures that are gone: {error}")
+def _remove(home: Home, jobs: list[Job]) -> list[str]:
+    """Remove the jobs; a message for each that is left."""
+    needed = (needs_of(home, status) for status in statuses(home, tell=tell, unread=True))
+    left = [*filter(None, remove(home, Disk(home.outbox), jobs, lambda: needed))]
     write_outbox_page(home)
     return left
 
@@ -257,10 +128,10 @@ def forget(home: Home) -> list[str]:
 def _forget_here(home: Home) -> list[str]:
     """Forget what is gone; what else went wrong. Raises RunnerBusy where another has the home."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.disk.disk import Disk
     from runner.spool.disk.locks import home_lock
     from runner.spool.inbox.forgetting import forget_gone
     from runner.spool.startup.opening import open_spool
+    from runner.spool.store.outbox import to_json
 
     if not is_there(home.data / "ledger.sqlite"):
         return []
@@ -277,6 +148,12 @@ def _forget_here(home: Home) -> list[str]:
                 (home.inbox / CLEAN_NAME).unlink()
             for _ in forget_gone(spool):
                 pass
+            if health := reading.health(home.health):
+                # `status` shows it until the next runner writes its own.
+                recent = [job for job in health["recent"] if spool.ledger.newest(job["id"])]
+                counts = spool.ledger.counts()
+                health |= {"state": "stopping", "counts": counts, "recent": recent}
+                disk.replace(home.health, to_json(health))
             try:
                 spool.ledger.shrink(whole=True)
             except (FluxdropError, OSError) as error:

@@ -12,7 +12,7 @@ from runner import client
 from runner.cli.output import add_verb, print_json, show, shown_slots, slot_line
 from runner.errors import PlaceAway, UsageProblem
 from runner.holds import disk_hold
-from runner.settings import NAMES, VARIABLE, Home, find_home
+from runner.settings import NAMES, VARIABLE, Home, find_home, variable_of
 from specs.document import short
 from specs.suggest import did_you_mean
 
@@ -111,7 +111,7 @@ def _settings(home: Home) -> Iterator[Finding]:
     why = tuple(f"{n}: {short(getattr(home.settings, n))} ({at})" for n, at in given if at)
     others = f"{len(NAMES) - len(why)} as by default"
     yield Finding("settings", True, f"{len(why)} given, {others}", None, why)
-    known = {f"{VARIABLE}{name.upper()}" for name in NAMES}
+    known = {variable_of(name) for name in NAMES}
     for name in sorted(os.environ):
         if name.startswith(VARIABLE) and name not in known | _OTHER_VARIABLES:
             meant = did_you_mean(name, known, "unset it, if it was to be one")

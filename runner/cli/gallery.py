@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from runner import client, reading
 from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
-from runner.files import is_file, is_folder, names_in, read_file
+from runner.files import is_file, is_folder, read_file
 from runner.gallery.formatting import mapping
+from runner.retention import statuses
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import leaving_out
 from runner.spool.store.names import is_safe_id
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from runner.gallery.search import Page
 
 # Some are read more than once, and each is told of once.
-_tell = cache(print_message)
+tell = cache(print_message)
 _NEWEST = 200
 _FILTERS = {
     "kind": "a kind of spec, such as text2img",
@@ -205,7 +206,7 @@ def write_outbox_page(home: Home, *, months: bool = False) -> str:
     oldest_first = sorted(_folders(home))
     shown: list[dict[str, Any]] = []
     while oldest_first and len(shown) < _NEWEST:
-        shown += statuses(home, [oldest_first.pop()[1]])
+        shown += statuses(home, [oldest_first.pop()[1]], tell=tell)
     _write_months(home, oldest_first, make=months)
     page = home.outbox / "index.html"
     _write_jobs(home, page, shown, months=months_in(home.outbox))
@@ -220,7 +221,7 @@ def _folders(home: Home) -> Iterator[tuple[int, str]]:
     with os.scandir(home.outbox) as entries:
         for entry in entries:
             if is_safe_id(entry.name) and entry.is_dir(follow_symlinks=False):
-                with leaving_out(entry.path, _tell):
+                with leaving_out(entry.path, tell):
                     yield entry.stat(follow_symlinks=False).st_mtime_ns, entry.name
 
 
@@ -244,7 +245,7 @@ def _write_months(home: Home, oldest_first: Sequence[tuple[int, str]], *, make: 
                 if read_file(page).endswith(made_from.encode()):
                     continue
             disk.make_folder(page.parent)
-            shown = list(statuses(home, [name for _, name in some]))
+            shown = list(statuses(home, [name for _, name in some], tell=tell))
             _write_jobs(home, page, shown, made_from, month=month)
     for name in stale:
         disk.remove(home.outbox / MONTHS / name)
@@ -260,24 +261,6 @@ def _write_jobs(
     Disk(home.outbox).replace(page, (outbox_page(jobs, packs, **more) + end).encode())
 
 
-def statuses(
-    home: Home, names: Iterable[str] | None = None, *, unread: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The statuses of these jobs, or of all, whose folders are in the outbox.
-
-    One that cannot be read is told and left out, or is `unread` and its id, where that is given.
-    """
-    if names is None:
-        names = names_in(home.outbox)
-    for name in names:
-        file = home.outbox / name / "status.json"
-        status = unread and {**unread, "id": name}
-        with leaving_out(file, _tell):
-            status = reading.status(file)
-        if status is not None and status["id"] == name:
-            yield status
-
-
 def _pack(home: Home, status: Mapping[str, Any]) -> str:
     """The pack a job was made from, by the sidecar of a picture that its status names.
 
@@ -285,7 +268,7 @@ def _pack(home: Home, status: Mapping[str, Any]) -> str:
     """
     for output in status["outputs"][:1]:
         file = home.job(status["id"]) / output["sidecar"]
-        with leaving_out(file, _tell):
+        with leaving_out(file, tell):
             return str(mapping((read_json(file) or {}).get("result")).get("pack") or "")
     return ""
 

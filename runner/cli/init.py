@@ -33,6 +33,7 @@ def run_init(options: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise UsageProblem(f"{folder} is a file: name a folder")
     was_home = folder.is_dir() and is_home(folder)
+    Home(folder).require_known()
     try:
         make_home(folder)
     except OSError as error:

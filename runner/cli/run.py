@@ -205,8 +205,8 @@ def _prepared(options: argparse.Namespace) -> Home:
     """The home, its folders made, with the log on standard error."""
     log_to_stderr()
     # The end of a fault is logged at INFO; a person who read of the fault waits for it.
-    for module in ("runner.log_once", "runner.daemon.settings_watch"):
-        logging.getLogger(module).setLevel(logging.INFO)
+    for module in ("log_once", "daemon.settings_watch", "daemon.tidying"):
+        logging.getLogger(f"runner.{module}").setLevel(logging.INFO)
     home = find_home(options.home)
     home.prepare()
     return home

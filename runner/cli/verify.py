@@ -25,6 +25,7 @@ from runner.files import is_file, kind_of, read_file, sha256_of
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.spool.store.names import CLEAN_NAME
 from runner.stop_signals import taken_by
 from runner.wire import read_json
 from specs.errors import FluxdropError
@@ -234,6 +235,10 @@ def _take_back(home: Home, drop: str) -> None:
     gallery = Gallery(home.data / FOLDER, writing=True)
     if not gallery.missing:
         gallery.remove(f"{job}-0001")
+    if client.runner_health(home):
+        # It counts the job and shows it until it has forgotten it.
+        client.clean(home)
+        client.wait_until_obeyed(home, CLEAN_NAME, _CANCEL_SECONDS)
 
 
 def _comparison(

@@ -23,6 +23,7 @@ from runner.daemon.health import HEALTH_SECONDS, Health, absence
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.settings_watch import SettingsWatch
+from runner.daemon.tidying import Tidying
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import LedgerUnusable
@@ -123,7 +124,7 @@ class Daemon:
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._settings = SettingsWatch(home)
+        self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
         self._health = Health(spool, self.worker, self.executor, self.intake, self._settings)
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
@@ -274,6 +275,7 @@ class Daemon:
                 if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
                     recover_running(self.spool)
                     self.ledger.shrink()
+                    self._tidying.step()
             except (OSError, FluxdropError) as error:
                 self._log_once.failed(error)
             self._publish_unpublished()

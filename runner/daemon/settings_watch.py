@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from runner.errors import UsageProblem
-from runner.settings import NAMES, TAKEN_UP, Home, Settings, load_settings, stamp_of
+from runner.settings import NAMES, TAKEN_UP, Home, load_settings, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,18 @@ class SettingsWatch:
         """Read the file again where it has changed; `idle` says that settings may be taken up."""
         if self._read is None:
             return
-        file = Path(self._read[0])
-        stamp = stamp_of(file)
+        file, stamp = Path(self._read[0]), stamp_of(Path(self._read[0]))
         # At rest since the last look: an editor may have been in the midst of it.
         if stamp != self._read and stamp == self._seen:
-            self._read = stamp
-            self._wanted, self._problem = self._settings_of(file)
+            self._read, self._problem = stamp, ""
+            try:
+                if not stamp[1]:
+                    raise UsageProblem(f"{file} is gone")
+                self._wanted = load_settings(file)
+            except UsageProblem as error:
+                self._wanted = self._home.settings
+                why = "; ".join(map(str, error.args))
+                self._problem = f"the runner goes on with its settings from before: {why}"
         self._seen = stamp
         changed = [n for n in NAMES if getattr(self._wanted, n) != getattr(self._home.settings, n)]
         ready = [name for name in changed if name in TAKEN_UP]
@@ -50,13 +56,3 @@ class SettingsWatch:
         if ready and not (idle or note):
             note = f"{file.name} was changed: {', '.join(ready)} will be taken up once it is idle"
         self.note = note or None
-
-    def _settings_of(self, file: Path) -> tuple[Settings, str]:
-        """The settings by the file, and what is wrong with it, or "" where that is nothing."""
-        try:
-            if self._seen and self._seen[1]:
-                return load_settings(file), ""
-            problem = f"{file} is gone"
-        except UsageProblem as error:
-            problem = "; ".join(map(str, error.args))
-        return self._home.settings, f"the runner goes on with its settings from before: {problem}"

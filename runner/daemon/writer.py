@@ -124,8 +124,9 @@ class Writer:
         with self._handing_over() as group:
             group.unpublished.append(record)
 
-    def tend_pages(self) -> None:
+    def tend_pages(self, *, changed: bool = False) -> None:
         """Complete the gallery, and write the page of the outbox if it is due."""
+        self._pages.changed |= changed
         if self._pages.changed:
             with self._handing_over() as group:
                 group.others.append(self._pages.tend)

@@ -17,6 +17,7 @@ from runner import client, reading
 from runner.cli import clean
 from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
+from runner.retention import Job, Limits, choose, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import home_lock
@@ -44,6 +45,11 @@ def used(here: Here) -> Here:
     return here
 
 
+def finished(home: Home) -> list[Job]:
+    limits = Limits(size=0)
+    return choose(filter(None, survey(home, limits, print)), limits)
+
+
 def known(home: Path) -> set[str]:
     with closing(sqlite3.connect(home / "data" / "ledger.sqlite")) as connection:
         return {row[0] for row in connection.execute("SELECT id FROM job")}
@@ -54,6 +60,27 @@ def test_where_no_runner_has_the_home_clean_itself_forgets_what_it_removed(used:
     done = used(*ALL)
     assert (done.code, "removed 3 finished jobs" in done.err) == (0, True)
     assert known(used.home) == set() and not (used.home / "inbox" / "runner.clean").exists()
+
+
+def test_without_a_runner_status_neither_counts_nor_shows_what_was_removed(used: Here) -> None:
+    """Seen red: it showed the last summary of the runner, for ever."""
+    assert "3 succeeded" in used("status").out
+    shutil.rmtree(used.home / "outbox" / "a")
+    used("clean", "--older-than", "7d", "--yes")
+    said = used("status").out
+    assert "2 succeeded" in said and {line[:1] for line in said.splitlines()[1:]} == {"b", "c"}
+    used(*ALL)
+    assert used("status").out.strip() == "no runner is running; no jobs yet"
+
+
+def test_retention_is_a_dry_run_first_and_removes_only_what_the_setting_says(used: Here) -> None:
+    for without in (("--retention",), ("--retention", "--keep", "1")):
+        assert used("clean", *without).code == 2
+    (used.home / "fluxdrop.yaml").write_text("retention: {count: 2}\n", encoding="utf-8")
+    done = used("clean", "--retention")
+    assert done.out.split()[-1] == "a" and "nothing was removed" in done.err
+    assert known(used.home) == {"a", "b", "c"}
+    assert used("clean", "--retention", "--yes").code == 0 and known(used.home) == {"b", "c"}
 
 
 def test_clean_that_is_only_asked_what_would_go_forgets_nothing(used: Here) -> None:
@@ -146,7 +173,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(*((Gallery, "remove") if at == "the gallery" else (shutil, "rmtree")), killed)
         with pytest.raises(KeyboardInterrupt):
-            clean.remove(Home(used.home), clean.finished(Home(used.home)))
+            clean._remove(Home(used.home), finished(Home(used.home)))
     assert bool(list((used.home / "outbox").glob(".removing-*"))) is (at == "the folder")
     used("clean", "--older-than", "7d", "--yes")
     assert not list((used.home / "outbox").glob(".removing-*"))
@@ -168,7 +195,7 @@ def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
         patch.setattr(forgetting, "_JOBS", 1)
         patch.setattr(Ledger, "forget", killed)
         with pytest.raises(KeyboardInterrupt):
-            clean.remove(Home(used.home), clean.finished(Home(used.home)))
+            clean._remove(Home(used.home), finished(Home(used.home)))
             clean.forget(Home(used.home))
     assert len(known(used.home)) == 2
     assert used("clean", "--older-than", "7d", "--yes").code == 0 and known(used.home) == set()

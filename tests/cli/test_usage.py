@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +24,7 @@ from runner.cli.run import _next_time
 from runner.errors import PlaceAway
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.store.migrations import LATEST
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
@@ -93,6 +96,34 @@ def test_a_home_whose_disk_is_not_mounted_is_refused_and_nothing_is_written(
     assert main([*command, "--home", str(home)]) == 1
     assert capsys.readouterr().err == "fluxdrop: where none is mounted now\n"
     assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"], ["watch"], ["check", "-"], ["submit", "-"], ["cancel", "cat"], ["keep", "cat"],
+        ["retry", "cat"], ["pause"], ["resume"], ["clean", "--keep", "1GB"], ["gallery", "page"],
+        ["gallery", "search"], ["gallery", "rebuild"], ["run"], ["run", "--one-process"], ["drain"],
+        ["demo"], ["mcp"], ["doctor"], ["models"], ["models", "check"], ["compose", "shapes"],
+        ["verify", "cat.png"], ["service", "show"], ["init"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_home_that_a_newer_version_worked_with_is_refused_and_left_as_it_is(
+    home: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Seen red: `init` wrote older schemas over its own, `status` and `submit` went on."""
+    ledger = home / "data" / "ledger.sqlite"
+    with closing(sqlite3.connect(ledger)) as connection:
+        connection.execute(f"PRAGMA user_version = {LATEST + 1}")
+        connection.execute("CREATE TABLE job (seq INTEGER PRIMARY KEY)")
+        connection.commit()
+    before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    where = [str(home)] if command == ["init"] else ["--home", str(home)]
+    assert main([*command, *where]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("fluxdrop: a newer version of fluxdrop made") and "use that" in told
+    assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
 
 
 def test_each_mistake_in_the_settings_is_a_line_of_its_own(

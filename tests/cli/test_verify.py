@@ -292,6 +292,13 @@ def test_while_a_runner_runs_it_renders_and_nothing_is_left_behind(runner: Runne
     found = fluxdrop("gallery", "search", "--tag", "verify", "--json", home=runner.home)
     assert found.json["total"] == 0
 
+    def is_forgotten() -> bool:
+        shown = json.loads((runner.home / "outbox/runner.json").read_bytes())
+        return not any(row["id"].startswith("verify") for row in shown["recent"])
+
+    # Seen red: `status` showed and counted it for as long as the runner ran.
+    eventually(is_forgotten, "a summary without the job of the comparison")
+
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent to single processes here")
 @pytest.mark.parametrize("when", ["not taken yet", "queued", "queued and the runner stops"])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -381,7 +382,7 @@ def note_of(make: Callable[..., Any], cluster: Cluster) -> str:
 
 def test_a_machine_with_other_versions_is_refused(cluster: Any) -> None:
     note = note_of(of_another_version, Cluster(cluster.address))
-    assert "fluxdrop 0.1.0 here and 99.1 on the head and Python 3." in note
+    assert f"fluxdrop {version('fluxdrop')} here and 99.1 on the head and Python 3." in note
 
 
 def test_a_wrong_token_is_refused(

@@ -1,0 +1,228 @@
+"""Which finished jobs may be removed from the outbox, and their removal, both a step at a time.
+
+Whole jobs, rejected ones first, then the oldest. Holds one status at a time. Never touches jobs
+that are queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet),
+nor those that a spec in the inbox or of an unfinished job names by a path, nor what is not the
+folder of a job.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+from runner import client, reading
+from runner.clock import now
+from runner.errors import UsageProblem
+from runner.files import is_absent, names_in, paths_in, read_file, text_of
+from runner.gallery.rebuild import remove_gone
+from runner.gallery.store import FOLDER, Gallery
+from runner.job import FINAL_STATES, State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk, leaving_out
+from runner.spool.store.names import KEEP_SUFFIX, is_spec, key_of, not_unique, plain
+from specs.times import parse_moment
+
+_ASIDE = ".removing-"
+# Another process may write the gallery's index.
+_PATIENCE = 5.0
+_DAY, _GB = 86_400, 10**9
+# The folders of a path: a spec need not be one that can be read.
+_FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job in the outbox; `finished` in seconds since 1970."""
+
+    id: str
+    state: str
+    finished: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How old in seconds, how large in bytes and how many the jobs that stay may be.
+
+    Only those that ended in one of the `states` count, and may go.
+    """
+
+    age: float | None = None
+    size: float | None = None
+    count: int | None = None
+    states: Collection[str] = FINAL_STATES
+
+    @classmethod
+    def of(cls, retention: Mapping[str, Any]) -> Self:
+        """The limits that the setting names."""
+        days, gb = retention.get("days"), retention.get("gb")
+        return cls(
+            None if days is None else days * _DAY,
+            None if gb is None else gb * _GB,
+            retention.get("count"),
+            retention.get("states", FINAL_STATES),
+        )
+
+
+def statuses(
+    home: Home,
+    names: Iterable[str] | None = None,
+    *,
+    tell: Callable[[str], object],
+    unread: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The statuses of these jobs, or of all, whose folders are in the outbox.
+
+    One that cannot be read is told and left out; with `unread` it has the state of that name.
+    """
+    for name in names_in(home.outbox) if names is None else names:
+        file = home.outbox / name / "status.json"
+        # It may be running.
+        status = {"state": "unread", "id": name} if unread else None
+        with leaving_out(file, tell):
+            status = reading.status(file)
+        if status is not None and status["id"] == name:
+            yield status
+
+
+def survey(home: Home, limits: Limits, tell: Callable[[str], object]) -> Iterator[Job | None]:
+    """The jobs that may go; None for a step that found none.
+
+    They have no bytes where no limit needs them.
+    """
+    found = []
+    to_keep = _asked_to_keep(home)
+    # After the inbox: what has left it by now is a job.
+    for status in statuses(home, tell=tell, unread=True):
+        to_keep |= needs_of(home, status)
+        with suppress(ValueError, KeyError):
+            ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
+            if status["state"] in limits.states and _may_go(status, to_keep):
+                found.append((status["id"], status["state"], ended.timestamp()))
+        yield None
+    # Once more: one may be named by a job that came behind it.
+    for job in found:
+        if key_of(job[0]) not in to_keep:
+            yield Job(*job, 0 if limits.size is None else bytes_of(home, job[0]))
+
+
+def choose(jobs: Iterable[Job], limits: Limits) -> list[Job]:
+    """The jobs that go, in their order: too old ones, and as many others as are too many."""
+    before = now() - (limits.age or 0.0)
+    in_order = sorted(jobs, key=lambda job: (job.state != State.REJECTED, job.finished, job.id))
+    size, count = sum(job.bytes for job in in_order), len(in_order)
+    chosen = []
+    for job in in_order:
+        too_old = limits.age is not None and job.finished < before
+        too_large = limits.size is not None and size > limits.size
+        if too_old or too_large or (limits.count is not None and count > limits.count):
+            chosen.append(job)
+            size, count = size - job.bytes, count - 1
+    return chosen
+
+
+def remove(
+    home: Home, disk: Disk, jobs: Sequence[Job], needed: Callable[[], Iterable[set[str]]]
+) -> Iterator[str]:
+    """Delete the jobs' folders, and the gallery's rows of what is gone.
+
+    After each step a sentence for what is left, or "". `needed` gives what each job needs that is
+    not over and that it has not given before: folders, by their keys.
+    """
+    for aside in paths_in(home.outbox, f"{_ASIDE}*"):  # left by one that was interrupted
+        with suppress(OSError):
+            disk.remove_tree(aside)
+    to_keep: set[str] = set()
+    for job in jobs:
+        folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
+        # First: what leaves the inbox meanwhile is a job by then, or a status that says `kept`.
+        to_keep |= _asked_to_keep(home)
+        for each in needed():
+            to_keep |= each
+            yield ""
+        problem = ""
+        try:
+            # Since the list was made, another job may have taken the id of a rejected one.
+            if _may_go(client.status(home, job.id), to_keep):
+                # The folder leaves its name in one operation: no reader finds half of a job.
+                disk.rename(folder, aside)
+                disk.remove_tree(aside)
+        except FileNotFoundError:
+            # Another process was here first.
+            pass
+        except OSError as error:
+            problem = f"{job.id} could not be removed: {error.strerror}"
+        yield problem
+    gallery = Gallery(home.data / FOLDER, writing=True, patience=_PATIENCE)
+    try:
+        for _ in () if gallery.missing else remove_gone(gallery, home.outbox):
+            yield ""
+    except OSError as error:
+        yield f"the gallery still has pictures that are gone: {error}"
+    finally:
+        gallery.close()
+
+
+def bytes_of(home: Home, job_id: str) -> int:
+    """What the files of a job's folder have together."""
+    total = 0
+    for below, _, names in os.walk(home.job(job_id)):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(below, name)).st_size
+    return total
+
+
+def _asked_to_keep(home: Home) -> set[str]:
+    """What the inbox asks to keep: the ids and file names of `.keep` files, the folders in specs.
+
+    Raises UsageProblem where the inbox cannot be read.
+    """
+    try:
+        names = os.listdir(home.inbox)
+    except OSError as error:
+        raise UsageProblem(f"cannot read {home.inbox}: {error.strerror}") from error
+    stems = [n[: -len(KEEP_SUFFIX)] for n in names if n.lower().endswith(KEEP_SUFFIX)]
+    asked = {key_of(plain(not_unique(text_of(stem)))) for stem in stems}
+    return asked.union(*(_folders_in(home.inbox / name) for name in names if is_spec(name)))
+
+
+def needs_of(home: Home, status: Mapping[str, Any]) -> set[str]:
+    """The folders that have to stay for the job of a status; none where it is over."""
+    if status["state"] in FINAL_STATES:
+        return set()
+    specs = (home.job(status["id"]) / f"spec.{form}" for form in ("yaml", "json"))
+    return {key_of(status["id"])}.union(*map(_folders_in, specs))
+
+
+def _folders_in(spec: Path) -> set[str]:
+    try:
+        return _folders_of(spec, os.lstat(spec).st_mtime_ns)
+    except OSError as error:
+        if is_absent(error):
+            return set()
+        why = f"{error.strerror or error}, and it may name pictures that would go"
+        raise UsageProblem(f"cannot read {spec}: {why}") from error
+
+
+@lru_cache(maxsize=4096)
+def _folders_of(spec: Path, modified: int) -> set[str]:
+    """The folders in one spec, read once: the inbox is looked at before each job goes."""
+    return folders_in(read_file(spec))
+
+
+def folders_in(spec: bytes) -> set[str]:
+    """The folders in the paths of a spec."""
+    return {key_of(name.decode()) for name in _FOLDER.findall(spec)}
+
+
+def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:
+    """Whether a job is over and nobody keeps it, has asked for that or needs its pictures."""
+    if status["state"] not in FINAL_STATES or status["kept"]:
+        return False
+    return not to_keep & {key_of(status["id"]), key_of(plain(status["source"]["name"]))}
