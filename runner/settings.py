@@ -5,6 +5,7 @@ before anything imports huggingface_hub, which reads HF_HOME once, at import.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,9 @@ class Settings:
     forbidden: tuple[Any, ...] = ()
     audit_languages: tuple[str, ...] = ("en",)
     window: str | None = None
+    receivers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """Who can be told of events; their addresses may be secrets."""
+    on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where in which file each part of `registry` stands, for mistakes that are found later."""
 
@@ -196,7 +200,7 @@ def load_settings(file: Path) -> Settings:
         if wrong := list(_impossible(values, file.parent, document)):
             raise SpecInvalid("SchemaInvalid", wrong)
     except SpecInvalid as error:
-        lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
+        lines = (f"{file}:{p.line}:{p.column}: {p.path}: {_discreet(p)}" for p in error.problems)
         raise UsageProblem(*lines) from error
     values.pop("$schema", None)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -211,6 +215,13 @@ def load_settings(file: Path) -> Settings:
         for line, column in [document.locate(path, key=len(path) == 2)]
     }
     return Settings(**{**values, **lists, "registry": own, "positions": positions})
+
+
+def _discreet(problem: Problem) -> str:
+    """The message of a problem, without what stands in place of a receiver: it may be a secret."""
+    if not problem.path.startswith("receivers."):
+        return problem.message
+    return re.sub(r"""^(["']).*\1(?= is )""", "this", problem.message)
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

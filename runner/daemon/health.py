@@ -6,14 +6,14 @@ Also the summary that `fluxdrop status` reads instead of every job's file.
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 
 from runner.clock import now, timestamp
+from runner.daemon.telling import Telling
 from runner.daemon.worker import Worker
-from runner.executor import Executor, Slot, SlotState
+from runner.executor import Executor, Slot, SlotState, absence
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
@@ -35,6 +35,7 @@ class Health:
     worker: Worker
     executor: Executor
     intake: Intake
+    telling: Telling
     started_at: str = field(default_factory=timestamp)
     log_once: LogOnce = field(default_factory=lambda: LogOnce("writing the health file"))
 
@@ -67,6 +68,7 @@ class Health:
             recent=self._recent(),
             watch=self.intake.watcher.mode,
             threads=self.spool.home.threads.still(),
+            receivers=self.telling.health(),
             gpu=None,
             started_at=self.started_at,
             updated_at=timestamp(),
@@ -110,14 +112,6 @@ class Health:
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]
         ]
-
-
-def absence(slots: Sequence[Slot]) -> str | None:
-    """Why no image can be made, where no slot is there."""
-    if any(slot.state == SlotState.READY for slot in slots):
-        return None
-    notes = [f" ({slot.name}: {slot.note})" for slot in slots if slot.note]
-    return f"no slot is ready{''.join(notes[:1])}"
 
 
 # Once: it is looked for in a folder and in a file.
