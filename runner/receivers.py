@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import importlib.util
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,11 +17,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from runner.clock import monotonic, now
 from runner.errors import ReceiverAway, ReceiverRefuses
@@ -38,32 +36,20 @@ _BUSY = (408, 425, 429, 502, 503, 504)
 _TYPES = {"succeeded": "success", "failed": "failure", "rejected": "failure"}
 
 
-@dataclass(frozen=True)
-class Message:
-    """An event for a receiver; each try to tell it has the same `id`."""
-
-    id: str
-    content: Mapping[str, Any]
-
-    @property
-    def body(self) -> bytes:
-        """The content as one line of JSON."""
-        return json.dumps(self.content, ensure_ascii=False).encode()
-
-
 def send(
-    receiver: Mapping[str, Any], message: Message, *, seconds: float = SECONDS, aloud: bool = False
+    receiver: Mapping[str, Any], message_id: str, content: Mapping[str, Any], seconds: float
 ) -> None:
-    """Tell a receiver, once. Raises ReceiverAway, and whatever apprise raises.
+    """Tell a receiver, in one try. Raises ReceiverAway, and whatever apprise raises.
 
-    `aloud` has commands and apprise say on the terminal what is wrong, with secrets.
+    Each try to tell the same has the same id.
     """
+    body = json.dumps(content, ensure_ascii=False).encode()
     if "url" in receiver:
-        _post(receiver["url"], receiver.get("secret_env"), message, seconds)
+        _post(receiver["url"], receiver.get("secret_env"), message_id, body, seconds)
     elif "command" in receiver:
-        _run(receiver["command"], message, seconds, aloud=aloud)
+        _run(receiver["command"], body + b"\n", seconds)
     else:
-        _notify(receiver["apprise"], message, aloud=aloud)
+        _notify(receiver["apprise"], content)
 
 
 def shown(receiver: Mapping[str, Any]) -> str:
@@ -100,13 +86,13 @@ def signatures(message_id: str, at: int, body: bytes, secret: str) -> dict[str, 
     }
 
 
-def _post(url: str, secret_env: str | None, message: Message, seconds: float) -> None:
-    parts, at, body = urlsplit(url), int(now()), message.body
+def _post(url: str, secret_env: str | None, message_id: str, body: bytes, seconds: float) -> None:
+    parts, at = urlsplit(url), int(now())
     headers = {
         "content-type": "application/json",
         "connection": "close",
         "user-agent": "fluxdrop",
-        "webhook-id": message.id,
+        "webhook-id": message_id,
         "webhook-timestamp": str(at),
     }
     if secret_env:
@@ -114,10 +100,7 @@ def _post(url: str, secret_env: str | None, message: Message, seconds: float) ->
         secret = os.environ.get(secret_env)
         if not secret:
             raise ReceiverAway(f"the environment variable {secret_env} is not set")
-        headers |= signatures(message.id, at, body, secret)
-    if parts.username:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        headers |= signatures(message_id, at, body, secret)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     deadline = monotonic() + seconds
@@ -132,12 +115,10 @@ def _post(url: str, secret_env: str | None, message: Message, seconds: float) ->
         connection.close()
     if status is None:
         raise ReceiverAway(f"{parts.hostname} gives no answer of HTTP")
-    if 300 <= status < 400:
-        what = "sends elsewhere, which is not followed: give the URL where it leads"
-        raise ReceiverRefuses(f"{parts.hostname} answers {status} and {what}")
     if not 200 <= status < 300:
+        elsewhere = ": give the URL where it leads" if 300 <= status < 400 else ""
         error_type = ReceiverAway if status in _BUSY else ReceiverRefuses
-        raise error_type(f"{parts.hostname} answers {status}")
+        raise error_type(f"{parts.hostname} answers {status}{elsewhere}")
 
 
 def _status(connection: HTTPConnection, deadline: float) -> int | None:
@@ -160,8 +141,8 @@ def _status(connection: HTTPConnection, deadline: float) -> int | None:
     return int(found[1]) if found else None
 
 
-def _run(command: list[str], message: Message, seconds: float, *, aloud: bool) -> None:
-    name, out = PurePath(command[0]).name, None if aloud else subprocess.DEVNULL
+def _run(command: list[str], body: bytes, seconds: float) -> None:
+    name, out = PurePath(command[0]).name, subprocess.DEVNULL
     try:
         # A group of its own, to be killed with its children, and without our Ctrl-C.
         process = subprocess.Popen(
@@ -170,12 +151,12 @@ def _run(command: list[str], message: Message, seconds: float, *, aloud: bool) -
     except OSError as error:
         raise ReceiverAway(f"{name} cannot be started: {error.strerror}") from None
     try:
-        process.communicate(message.body + b"\n", seconds)
-    except BaseException as error:
-        _kill(process)
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise ReceiverRefuses(f"{name} took longer than {seconds:g} s") from None
-        raise
+        process.communicate(body, seconds)
+    except subprocess.TimeoutExpired:
+        raise ReceiverRefuses(f"{name} took longer than {seconds:g} s") from None
+    finally:
+        if process.poll() is None:
+            _kill(process)
     if process.returncode:
         raise ReceiverRefuses(f"{name} ended with code {process.returncode}")
 
@@ -192,21 +173,16 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _notify(address: str, message: Message, *, aloud: bool) -> None:
+def _notify(address: str, content: Mapping[str, Any]) -> None:
     # Here: it takes a second, and need not be installed.
     try:
         import apprise
     except ImportError:
         raise ReceiverAway(NO_APPRISE) from None
-    log = logging.getLogger("apprise")
-    if not aloud:
-        # It logs addresses, and with them tokens.
-        log.addHandler(logging.NullHandler())
-        log.propagate = False
     service = apprise.Apprise()
     if not service.add(address):
         raise ReceiverRefuses("apprise does not understand its address")
-    title, text, kind = _in_words(message.content)
+    title, text, kind = _in_words(content)
     if not service.notify(title=title, body=text, notify_type=kind):
         raise ReceiverAway("apprise could not tell it: `fluxdrop tell` shows why")
 
@@ -214,15 +190,10 @@ def _notify(address: str, message: Message, *, aloud: bool) -> None:
 def _in_words(content: Mapping[str, Any]) -> tuple[str, str, str]:
     """Title, text and apprise's type of an event."""
     event, runner = content["event"], f"fluxdrop on {content['host']}"
-    if event == "runner.trouble":
-        return f"{runner}: trouble", content["note"], "warning"
-    if event == "runner.recovered":
-        return f"{runner} is well again", content["note"], "success"
-    if event == "queue.empty":
-        jobs = ", ".join(f"{count} {state}" for state, count in content["jobs"].items())
-        return f"{runner}: the queue is empty", jobs, "info"
-    if event == "test":
-        return f"{runner}: a test", "This is how events will be told.", "info"
+    if "images" not in content:
+        jobs = ", ".join(f"{count} {state}" for state, count in content.get("jobs", {}).items())
+        kind = "warning" if event == "runner.trouble" else "info"
+        return f"{runner}: {event}", content.get("note", jobs), kind
     made, state = content["images"], content["state"]
     text = f"{made['done']} of {made['total']} images"
     why = f": {content['message']}" if content["message"] else ""

@@ -47,7 +47,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_tell(options: argparse.Namespace) -> int:
     """Send one receiver a test, from here; it says how that went."""
-    from runner.receivers import Message, send, shown
+    from runner.receivers import SECONDS, send, shown
 
     home = find_home(options.home)
     known, name = home.settings.receivers, options.name
@@ -55,8 +55,8 @@ def run_tell(options: argparse.Namespace) -> int:
         there = f"there are {', '.join(known)}" if known else "the settings have none"
         raise UsageProblem(f"no receiver {name!r}: {did_you_mean(name, known, there)}")
     at, origin = timestamp(), {"host": platform.node(), "home": str(home.root)}
-    content = {"schema": SCHEMA, "event": "test", "at": at, **origin}
-    send(known[name], Message(f"msg_test-{at}", content), aloud=True)
+    content = {"schema": SCHEMA, "event": "test", "at": at, **origin, "note": "it works"}
+    send(known[name], f"msg_test-{at}", content, SECONDS)
     print_answer(options, {"ok": True}, f"{name} was told, by {shown(known[name])}")
     return 0
 

@@ -22,7 +22,7 @@ from runner.executor import Slot, SlotState, absence
 from runner.holds import PAUSED, Hold
 from runner.job import State
 from runner.log_once import LogOnce
-from runner.receivers import SECONDS, Message, send
+from runner.receivers import SECONDS, send
 from runner.spool.store.queries import Event
 from runner.spool.store.spool import Spool
 from runner.wire import SCHEMA, ReceiverHealth
@@ -39,6 +39,8 @@ _MOST_REFUSALS = 24
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0
 _LOOK_SECONDS = 1.0
 _BATCH = 256
+# An end whose status cannot be written for so long is told all the same.
+_SHOWN_SECONDS = 60.0
 _MOST_BYTES = 64 << 10
 _LISTS = ("outputs", "errors", "warnings")
 _CLOSE_SECONDS = 12.0
@@ -61,6 +63,10 @@ class Telling:
         told = last.body.get("trouble", ()) if last and last.type == _TROUBLE else ()
         self._trouble = Trouble(told)
         self._log_once = LogOnce("recording events")
+        # It logs addresses, and with them tokens.
+        for_apprise = logging.getLogger("apprise")
+        for_apprise.addHandler(logging.NullHandler())
+        for_apprise.propagate = False
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in settings.receivers))
         ends = (partial(wait, self._stop), self._over)
         self.tellers = [Teller(name, spool, *ends) for name in settings.receivers]
@@ -139,16 +145,14 @@ class Teller:
         self, name: str, spool: Spool, wait: Callable[[float], bool], over: threading.Event
     ) -> None:
         home = spool.home
-        self.name = name
+        self.name, self._listener = name, _PREFIX + name
         self._receiver, self._on = home.settings.receivers[name], home.settings.on
         self._ledger, self._outbox, self._threads = spool.ledger, spool.outbox, home.threads
         self._origin = {"host": platform.node(), "home": str(home.root)}
         self._wait, self._over = wait, over
-        # Where the cursor is, though a full disk may not let it be recorded; and what was told of
-        # that is newer, behind an end that its status does not say yet.
-        self._n = self._recorded = self._ledger.heard_by(_PREFIX + name)
-        self._told: set[int] = set()
-        self._failures = self._refusals = self._dropped = self._unsaid = self._late = 0
+        # Where the cursor is, though a full disk may not let it be recorded.
+        self._n = self._ledger.heard_by(self._listener)
+        self._failures = self._refusals = self._dropped = self._unsaid = 0
         self._error: str | None = None
         self._log_once = LogOnce(f"telling {name}")
 
@@ -160,51 +164,40 @@ class Teller:
         """Tell, and look again for events; once it is to stop, tell what is left."""
         stops = False
         while not stops or not self._failures:
-            self._threads.moved(_PREFIX + self.name)
+            self._threads.moved(self._listener)
+            dropped = self._dropped
             try:
                 self._tell_all()
             except Exception as error:  # noqa: BLE001 whatever it is, the runner goes on
                 self._failures += 1
                 self._log_once.failed(error)
-            if self._late:
-                log.warning(
-                    "%s: %d events are dropped, for it could not be told of them: the newest %d are"
-                    " kept, for three days", self.name, self._late, _MOST_BEHIND,
-                )  # fmt: skip
-                self._late = 0
+            if dropped != self._dropped:
+                text = "%s was not told of %d events, which are dropped (it keeps %d, for %d days)"
+                kept = (_MOST_BEHIND, _KEPT_SECONDS / 86_400)
+                log.warning(text, self.name, self._dropped - dropped, *kept)
             if stops:
                 return
-            stops = self._wait(self.pause)
-
-    @property
-    def pause(self) -> float:
-        """The seconds until the next try, or look."""
-        if not self._failures:
-            return _LOOK_SECONDS
-        return float(min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 20), _LONGEST_PAUSE))
+            pause = _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20)
+            stops = self._wait(min(pause, _LONGEST_PAUSE) if self._failures else _LOOK_SECONDS)
 
     def _tell_all(self) -> None:
         """Tell all that waits, in order, up to the first that cannot be told now."""
-        after, held = self._n, False
-        while not self._over.is_set() and (events := self._ledger.events_after(after, _BATCH)):
-            newest, oldest = self._ledger.newest_event(), timestamp(now() - _KEPT_SECONDS)
+        while events := self._ledger.events_after(self._n, _BATCH):
+            newest, moment = self._ledger.newest_event(), now()
             for event in events:
-                after, told = event.n, False
-                if event.n not in self._told and (name := self._name_of(event)):
-                    if newest - event.n >= _MOST_BEHIND or event.at < oldest:
-                        self._drop()
-                        self._late += 1
-                    elif not event.stands:
-                        held = True
-                    elif not (told := self._tell(event, name)):
+                if name := self._name_of(event):
+                    if not event.stands and event.at > timestamp(moment - _SHOWN_SECONDS):
                         return
-                if held and told:
-                    self._told.add(event.n)
-                if not held:
-                    self._n = after
-                if told:
-                    self._save()
-            self._save()
+                    too_old = event.at < timestamp(moment - _KEPT_SECONDS)
+                    if too_old or newest - event.n >= _MOST_BEHIND:
+                        self._drop()
+                    elif not self._tell(event, name):
+                        return
+                if self._over.is_set():
+                    return
+                self._n = event.n
+                if name or event is events[-1]:
+                    self._ledger.heard(self._listener, self._n, forget=False)
 
     def _name_of(self, event: Event) -> str | None:
         """The name by which the receiver is told of an event; None where it is not."""
@@ -218,18 +211,21 @@ class Teller:
 
     def _tell(self, event: Event, name: str) -> bool:
         """Tell one event; whether it is over with it."""
+        # The same also where power was lost before it was recorded that it is told.
         seed = f"{self._origin['home']} {event.n} {event.type} {event.id} {event.at}"
         message_id = f"msg_{hashlib.sha256(seed.encode()).hexdigest()[:32]}"
         try:
-            message = Message(message_id, self._content(event, name))
-            send(self._receiver, message, seconds=SECONDS)
+            send(self._receiver, message_id, self._content(event, name), SECONDS)
         except Exception as error:  # noqa: BLE001 apprise has a hundred services
-            self._failed(error)
+            # Another's text may have the address in it.
+            known = isinstance(error, ReceiverAway)
+            self._error = str(error) if known else type(error).__name__
+            self._log_once.failed(ReceiverAway(self._error))
+            self._failures += 1
             self._refusals += isinstance(error, ReceiverRefuses)
             if self._refusals < _MOST_REFUSALS:
                 return False
             self._drop()
-            log.warning("%s is not told of %s %s: %s", self.name, name, event.id, self._error)
         else:
             self._failures, self._error, self._unsaid = 0, None, 0
             self._log_once.recovered()
@@ -250,20 +246,6 @@ class Teller:
             content = {k: v for k, v in content.items() if k[:2] != "x_" and k not in _LISTS}
         return content
 
-    def _failed(self, error: Exception) -> None:
-        # Another's text may have the address in it.
-        named = error if isinstance(error, ReceiverAway) else type(error).__name__
-        self._failures, self._error = self._failures + 1, str(named)
-        self._log_once.failed(ReceiverAway(self._error))
-
     def _drop(self) -> None:
         self._dropped += 1
         self._unsaid += 1
-
-    def _save(self) -> None:
-        """Record how far the receiver is told."""
-        if self._n == self._recorded or self._over.is_set():
-            return
-        self._told = {n for n in self._told if n > self._n}
-        self._ledger.heard(_PREFIX + self.name, self._n, forget=False)
-        self._recorded = self._n

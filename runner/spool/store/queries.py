@@ -302,10 +302,10 @@ class Queries(Database):
 
     def end_is_shown(self, seq: int) -> bool:
         """Whether the status of a job that is over has said so."""
-        # Nobody hears of an end before that; those that everybody has heard may be many.
+        # The gallery hears of no end before that; those that it has heard may be many.
         query = (
             "SELECT 1 FROM event JOIN job USING (seq) WHERE seq = ? AND shown < event.version"
-            " AND n > coalesce((SELECT min(n) FROM cursor), 0)"
+            " AND n > coalesce((SELECT n FROM cursor WHERE listener = 'gallery'), 0)"
         )
         return self._row(query, seq) is None
 
