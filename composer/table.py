@@ -30,7 +30,7 @@ PARTS = {"subject": "subjects", "variable": "variables", "extra": "extra"}
 # They are the job's, or what a row is combined with; a LoRA is hashed once for a job.
 _NO_COLUMNS = frozenset(
     "kind id priority window not_before tags notes compose choices sample sample_seed table"
-    " on_error matrix loras reuse preview schema $schema result".split()
+    " on_error matrix loras reuse preview notify schema $schema result".split()
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _NEUTRALISED = re.compile(r"'(?=[=+\-@\t])")

@@ -8,6 +8,8 @@ FluxdropError
 ├── LedgerUnusable    the ledger cannot be written now                  waited out; exit code 1
 │   └── PlaceAway      a folder of the home was unmounted, moved or replaced
 ├── SpecInvalid       (specs.errors) all the problems of one spec       job `rejected`
+├── ReceiverAway      a receiver of events cannot be told now           tried again; exit code 1
+│   └── ReceiverRefuses  it does not take what it is told
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
 │   ├── ModelMissing  ├── OutOfMemory  ├── TimedOut  ├── DiskFull
@@ -43,6 +45,14 @@ class LedgerUnusable(FluxdropError):
 
 class PlaceAway(LedgerUnusable):
     """A folder of the home is away; meanwhile the ledger, too, is left as it is."""
+
+
+class ReceiverAway(FluxdropError):
+    """A receiver of events cannot be told now."""
+
+
+class ReceiverRefuses(ReceiverAway):
+    """A receiver of events answers, and does not take what it is told."""
 
 
 class JobFailed(FluxdropError):

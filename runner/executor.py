@@ -59,6 +59,14 @@ class Slot:
         return not self.busy and self.state == SlotState.READY
 
 
+def absence(slots: Sequence[Slot]) -> str | None:
+    """Why no image can be made, where no slot is there."""
+    if any(slot.state == SlotState.READY for slot in slots):
+        return None
+    notes = [f" ({slot.name}: {slot.note})" for slot in slots if slot.note]
+    return f"no slot is ready{''.join(notes[:1])}"
+
+
 @dataclass(frozen=True)
 class Progressed:
     """A task reached a phase, or did a step of it; both are 0 in phases without steps.

@@ -6,6 +6,7 @@ HF_HOME once, at import.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -70,6 +71,9 @@ class Settings:
     audit_languages: tuple[str, ...] = ("en",)
     window: str | None = None
     retention: Mapping[str, Any] = field(default_factory=dict)
+    receivers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """Who can be told of events; their addresses may be secrets."""
+    on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """By each setting that is given, and each part of `registry`: its place, or its variable."""
     stamp: tuple[str, int, int] | None = field(default=None, repr=False, compare=False)
@@ -248,7 +252,8 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
         try:
             found, locate = _checked(name, text, root)
         except SpecInvalid as error:
-            mistakes += (f"{place.format(p.line, p.column)}: {p}" for p in error.problems)
+            told = (replace(p, message=_discreet(p)) for p in error.problems)
+            mistakes += (f"{place.format(p.line, p.column)}: {p}" for p in told)
             continue
         values |= found
         own = found.get("registry", {})
@@ -288,6 +293,13 @@ def _checked(name: str, text: Any, root: Path) -> tuple[dict[str, Any], Callable
     if wrong := list(_impossible(found, root, document)):
         raise SpecInvalid("SchemaInvalid", wrong)
     return found, document.locate
+
+
+def _discreet(problem: Problem) -> str:
+    """The message of a problem, without what stands in place of a receiver: it may be a secret."""
+    if not problem.path.startswith("receivers."):
+        return problem.message
+    return re.sub("^.*(?= is )", "this", problem.message)
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

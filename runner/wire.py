@@ -135,6 +135,14 @@ class SlotHealth(TypedDict):
     note: str | None
 
 
+class ReceiverHealth(TypedDict):
+    """What the health file says of one who is told of events."""
+
+    name: str
+    error: str | None
+    dropped: int
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -156,6 +164,7 @@ class RunnerHealth(TypedDict):
     recent: list[RecentJob]
     watch: str
     threads: dict[str, float]
+    receivers: list[ReceiverHealth]
     gpu: dict[str, Any] | None
     started_at: str
     updated_at: str

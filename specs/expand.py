@@ -22,7 +22,7 @@ AXES = frozenset(
     "compose choices sample sample_seed table on_error count seeds matrix"
     " $schema schema result".split()
 )
-JOB_FIELDS = frozenset({"id", "priority", "reuse", "window", "not_before", "timeout"})
+JOB_FIELDS = frozenset({"id", "notify", "priority", "reuse", "window", "not_before", "timeout"})
 
 
 def count(spec: Mapping[str, Any], prompts: int = 1) -> int:
@@ -90,7 +90,7 @@ def image(
 
 
 def for_sidecar(realised: Mapping[str, Any]) -> dict[str, Any]:
-    """A realised spec without the fields of its job: id, priority, reuse, hours, timeout."""
+    """A realised spec without the fields of its job: id, notify, order, reuse, hours, timeout."""
     return {key: value for key, value in realised.items() if key not in JOB_FIELDS}
 
 

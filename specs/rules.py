@@ -5,7 +5,7 @@ leaves wrong types to the schema. Reads no file and no clock.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from specs import schemas
@@ -37,6 +37,7 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
         for kind in models if isinstance(models, dict) else ():
             if kind not in schemas.kinds():
                 yield ["models", kind], unknown_kind(kind)
+        yield from _receivers(value)
     elif name not in schemas.kinds():
         return
     else:
@@ -54,6 +55,23 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
         if isinstance(value.get("outpaint"), dict) and not any(value["outpaint"].values()):
             yield ["outpaint"], "nothing to add: give at least one side a number of pixels"
     yield from _times(value)
+
+
+def unknown_receivers(names: Any, known: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The place in the list and a sentence for each name that is of no receiver."""
+    known = [*known]
+    there = f"there are {', '.join(known)}" if known else "there are none"
+    for number, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str) and name not in known:
+            hint = did_you_mean(name, known, there)
+            yield number, f"{short(name)} is none of the settings' receivers: {hint}"
+
+
+def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
+    known, on = settings.get("receivers", {}), settings.get("on")
+    for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
+        for number, why in unknown_receivers(names, known):
+            yield ["on", event, number], why
 
 
 def unknown_kind(value: Any) -> str:

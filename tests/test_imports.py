@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.terminal",
         "runner.wire",
     ),
-    ("runner.executor", "runner.holds", "runner.reading"),
+    ("runner.executor", "runner.holds", "runner.reading", "runner.receivers"),
     ("runner.spool.disk", "runner.engine", "runner.gallery"),
     ("runner.spool.store",),
     ("runner.spool.inbox",),
@@ -69,6 +69,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "jsonschema": ("specs/",),
     "rich": ("runner/cli/",),
     "ray": ("runner/slots/",),
+    "apprise": ("runner/receivers.py",),
 }
 """The places where a foreign package may be imported."""
 

@@ -45,8 +45,8 @@ SHARED -= {name for kind in KINDS.values() for name in (*kind.reads, *kind.may_r
 
 OF_THE_JOB = {
     "$schema", "schema", "id", "compose", "choices", "sample", "sample_seed", "table", "on_error",
-    "count", "seeds", "matrix", "format", "quality", "metadata", "reuse", "priority", "not_before",
-    "window", "tags", "notes", "result",
+    "count", "seeds", "matrix", "format", "quality", "metadata", "reuse", "notify", "priority",
+    "not_before", "window", "tags", "notes", "result",
 }  # fmt: skip
 """Those that say nothing about a single picture before it is saved."""
 

@@ -142,3 +142,42 @@ def test_the_page_says_which_settings_a_running_runner_takes_up() -> None:
     page = (ROOT / "specs/README.md").read_text(encoding="utf-8")
     named = page.partition("it takes up")[2].partition(", and logs it")[0]
     assert set(re.findall(r"`(\w+)`", named)) == TAKEN_UP <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("receivers", "told"),
+    [
+        ("phone: {aprise: 'tgram://SECRET'}", "receivers.phone.aprise: unknown key"),
+        ("phone: 'tgram://SECRET'", "receivers.phone: "),
+        ("phone: {apprise: [tgram://SECRET]}", "receivers.phone.apprise: "),
+        ("phone: {command: 'curl SECRET'}", "receivers.phone.command: "),
+        ("phone: {url: 'hooks.example.com/SECRET'}", "receivers.phone.url: not a URL"),
+        ("phone: {url: 'https://x', secret_env: 'SECRET SECRET'}", "never the secret"),
+        ("phone: {url: 'https://x', apprise: 'tgram://SECRET'}", "make two of it"),
+        ("phone: {}", "needs one of 'apprise', 'url' and 'command'"),
+        ("phone: {command: [SECRET], secret_env: X}", "give one as well"),
+        ("'two words': {command: [SECRET]}", "cannot be the name of a receiver"),
+        ("phone: {command: [x]}\non: {job.ended: [fone]}", "on.job.ended[0]: 'fone' is none of"),
+        ("phone: {command: [x]}\non: {job.ended: [fone]}", "did you mean 'phone'?"),
+        ("phone: {command: [x]}\non: {job.end: [phone]}", "on.job.end: "),
+    ],
+)
+def test_a_mistake_about_a_receiver_is_told_without_what_may_be_a_secret(
+    tmp_path: Path, receivers: str, told: str
+) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    first, _, rest = receivers.partition("\n")
+    file.write_text(f"receivers:\n  {first}\n{rest}\n", encoding="utf-8")
+    with pytest.raises(UsageProblem) as caught:
+        load_settings(file)
+    text = "\n".join(map(str, caught.value.args))
+    assert told in text and "SECRET" not in text
+
+
+def test_receivers_are_not_shown_with_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    text = "receivers: {phone: {apprise: 'tgram://SECRET'}}\non: {job.ended: [phone]}\n"
+    file.write_text(text, encoding="utf-8")
+    settings = load_settings(file)
+    assert settings.receivers["phone"] == {"apprise": "tgram://SECRET"}
+    assert settings.on == {"job.ended": ["phone"]} and "SECRET" not in repr(settings)

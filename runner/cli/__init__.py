@@ -34,7 +34,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "mcp": ("mcp",),
     "service": ("service",),
     "clean": ("clean",),
-    "doctor": ("doctor",),
+    "doctor": ("doctor", "tell"),
 }
 """The verbs of each module, in the order in which `--help` lists them."""
 

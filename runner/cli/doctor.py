@@ -2,17 +2,20 @@
 
 import argparse
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, print_json, show, shown_slots, slot_line
+from runner.cli.output import add_verb, print_answer, print_json, show, shown_slots, slot_line
+from runner.clock import timestamp
 from runner.errors import PlaceAway, UsageProblem
 from runner.holds import disk_hold
 from runner.settings import NAMES, VARIABLE, Home, find_home, variable_of
+from runner.wire import SCHEMA
 from specs.document import short
 from specs.suggest import did_you_mean
 
@@ -39,6 +42,25 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     doctor = add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
     text = "look at Ray and its cluster, and say how another machine joins it"
     doctor.add_argument("--ray", action="store_true", help=text)
+
+    tell = add_verb(verbs, shared, "tell", run_tell, "send a receiver of the settings a test")
+    tell.add_argument("name", metavar="RECEIVER")
+
+
+def run_tell(options: argparse.Namespace) -> int:
+    """Send one receiver a test, from here; it says how that went."""
+    from runner.receivers import SECONDS, send, shown
+
+    home = find_home(options.home)
+    known, name = home.settings.receivers, options.name
+    if name not in known:
+        there = f"there are {', '.join(known)}" if known else "the settings have none"
+        raise UsageProblem(f"no receiver {name!r}: {did_you_mean(name, known, there)}")
+    at, origin = timestamp(), {"host": platform.node(), "home": str(home.root)}
+    content = {"schema": SCHEMA, "event": "test", "at": at, **origin, "note": "it works"}
+    send(known[name], f"msg_test-{at}", content, SECONDS)
+    print_answer(options, {"ok": True}, f"{name} was told, by {shown(known[name])}")
+    return 0
 
 
 def run_doctor(options: argparse.Namespace) -> int:
@@ -78,6 +100,7 @@ def _findings(home: Home) -> Iterator[Finding]:
         yield _writers(home)
         yield _runner(home)
         yield from _overlooked(home)
+        yield from _receivers(home)
         is_usable = True
     device = machine.device(home.settings.device)
     yield Finding("device", device.remedy is None, device.found, device.remedy)
@@ -107,8 +130,11 @@ def _versions() -> Iterator[str]:
 
 def _settings(home: Home) -> Iterator[Finding]:
     """Which settings are given, and where; variables that are none."""
-    given = [(name, home.settings.positions.get(name)) for name in NAMES]
-    why = tuple(f"{n}: {short(getattr(home.settings, n))} ({at})" for n, at in given if at)
+    settings = home.settings
+    # Their addresses may be secrets.
+    public = replace(settings, receivers={n: {} for n in settings.receivers})
+    given = [(name, settings.positions.get(name)) for name in NAMES]
+    why = tuple(f"{n}: {short(getattr(public, n))} ({at})" for n, at in given if at)
     others = f"{len(NAMES) - len(why)} as by default"
     yield Finding("settings", True, f"{len(why)} given, {others}", None, why)
     known = {variable_of(name) for name in NAMES}
@@ -166,6 +192,23 @@ def _overlooked(home: Home) -> Iterator[Finding]:
         or_more = " or more" if len(why) == MOST_LISTED else ""
         found = f"{len(why)}{or_more} in the inbox"
         yield Finding("not taken", False, found, "see each line", why)
+
+
+def _receivers(home: Home) -> Iterator[Finding]:
+    """Who is told of what, how that goes, and what is lacking for it."""
+    from runner.receivers import lack, shown
+
+    health = client.runner_health(home) or {}
+    state = {each["name"]: each for each in health.get("receivers", ())}
+    for name, receiver in home.settings.receivers.items():
+        events = [event for event, names in home.settings.on.items() if name in names]
+        found = f"{name}: {shown(receiver)}; told of {', '.join(events) or 'what specs ask for'}"
+        going = state.get(name, {"error": None, "dropped": 0})
+        why = (f"{going['dropped']:,} events were dropped",) if going["dropped"] else ()
+        error, remedy = going["error"], lack(receiver)
+        if error and not remedy:
+            remedy = f"{error}: mend that, and try it by `fluxdrop tell {name}`"
+        yield Finding("receiver", remedy is None, found, remedy, why)
 
 
 def _devices(home: Home) -> Iterator[Finding]:

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
-from runner.daemon.health import HEALTH_SECONDS, Health, absence
+from runner.daemon.health import HEALTH_SECONDS, Health
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.settings_watch import SettingsWatch
+from runner.daemon.telling import Telling
 from runner.daemon.tidying import Tidying
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import LedgerUnusable
-from runner.executor import Executor, SlotState
+from runner.executor import Executor, SlotState, absence
 from runner.holds import PAUSED, Hold, disk_hold
 from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
@@ -125,7 +126,10 @@ class Daemon:
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
         self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
-        self._health = Health(spool, self.worker, self.executor, self.intake, self._settings)
+        self.telling = Telling(spool)
+        self._health = Health(
+            spool, self.worker, self.executor, self.intake, self._settings, self.telling
+        )
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.
@@ -150,6 +154,8 @@ class Daemon:
             self._let_jobs_go()
         self.writer.close()
         self._health.write("stopping")
+        self._look_for_events()
+        self.telling.close()
         # The next runner has to know of a thread that ended: an image in flight may have done it.
         self.ledger.close(clean=not self._is_broken())
         self.home.places.unpin()
@@ -283,6 +289,11 @@ class Daemon:
             self._settings.look(idle=self.worker.idle and self.writer.is_idle)
             self._release_idle_models()
             self._health.write(self._state())
+            self._look_for_events()
+
+    def _look_for_events(self) -> None:
+        idle = self.worker.idle and self.writer.is_idle and not self.intake.unsettled
+        self.telling.look(self.worker.hold, self.executor.slots(), is_idle=idle)
 
     def _hold(self) -> Hold | None:
         """Why no image may begin now, or None."""

@@ -6,15 +6,15 @@ Also the summary that `fluxdrop status` reads instead of every job's file.
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 
 from runner.clock import now, timestamp
 from runner.daemon.settings_watch import SettingsWatch
+from runner.daemon.telling import Telling
 from runner.daemon.worker import Worker
-from runner.executor import Executor, Slot, SlotState
+from runner.executor import Executor, Slot, SlotState, absence
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
@@ -37,6 +37,7 @@ class Health:
     executor: Executor
     intake: Intake
     settings: SettingsWatch
+    telling: Telling
     started_at: str = field(default_factory=timestamp)
     log_once: LogOnce = field(default_factory=lambda: LogOnce("writing the health file"))
 
@@ -70,6 +71,7 @@ class Health:
             recent=self._recent(),
             watch=self.intake.watcher.mode,
             threads=self.spool.home.threads.still(),
+            receivers=self.telling.health(),
             gpu=None,
             started_at=self.started_at,
             updated_at=timestamp(),
@@ -113,14 +115,6 @@ class Health:
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]
         ]
-
-
-def absence(slots: Sequence[Slot]) -> str | None:
-    """Why no image can be made, where no slot is there."""
-    if any(slot.state == SlotState.READY for slot in slots):
-        return None
-    notes = [f" ({slot.name}: {slot.note})" for slot in slots if slot.note]
-    return f"no slot is ready{''.join(notes[:1])}"
 
 
 # Once: it is looked for in a folder and in a file.

@@ -203,7 +203,8 @@ class Pages:
         """Add the rows that ended jobs lack: made by a process that was killed, or not written."""
         while events := self._ledger.events_for(_LISTENER, _MOST_EVENTS):
             for event in events:
-                self._complete(event)
+                if event.type == "ended":
+                    self._complete(event)
             # What was heard is not told again: not even after a power cut.
             self._gallery.sync()
             self._ledger.heard(_LISTENER, events[-1].n)

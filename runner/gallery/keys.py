@@ -25,7 +25,7 @@ _PLAN = ("device", "dtype", "text_precision", "placement", "tiled", "scheme", *_
 _AIDS = (("upscaler", "name"), ("upscaler", "sha256"), ("estimator", "name"), ("estimator", "hash"))
 # Of a spec, what changes neither the pixels nor the file. A precision is asked for as `auto`, and
 # known only once the picture is made.
-_NOT_ASKED = AXES | JOB_FIELDS | {"tags", "notes", "preview", "notify", "precision"}
+_NOT_ASKED = AXES | JOB_FIELDS | {"tags", "notes", "preview", "precision"}
 _DEFAULTS = {"upscale": 1, "keep_original": False, "format": "png", "metadata": "full"}
 # What differs between images that are made in the same way.
 _OF_ONE_IMAGE = frozenset({

@@ -361,7 +361,8 @@ class RayExecutor:
         """Make the slot's actor; it is ready once it has answered."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        settings = replace(self._cluster.settings, device=slot.device)
+        own = self._cluster.settings
+        settings = replace(own, device=slot.device, receivers={}, on={})
         slot.actor = self._worker.options(
             num_gpus=int(slot.device == "cuda"),
             scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),

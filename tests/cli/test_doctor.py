@@ -10,15 +10,18 @@ from typing import Any, NoReturn
 
 import pytest
 
+from runner import client
+from runner.cli import doctor
 from runner.engine.memory import machine
 from runner.engine.memory.machine import Device
 from runner.engine.memory.plans import Machine
 from runner.errors import PlaceAway, UsageProblem
-from runner.settings import Home
+from runner.settings import Home, find_home
 from runner.spool.disk import platform
 from runner.spool.disk.locks import home_lock
 from tests import random_twin
 from tests.cli.here import Here
+from tests.webhooks import listening
 
 GIB = 2**30
 
@@ -199,3 +202,41 @@ def test_a_second_card_that_lies_idle_is_pointed_out(
     settings.write_text("devices: [cuda:2]\n", encoding="utf-8")
     (told,) = findings(here, "devices")
     assert not told["ok"] and "names cuda:2, and this machine has 2 GPUs" in told["found"]
+
+
+def test_receivers_are_listed_without_their_secrets_and_one_can_be_sent_a_test(here: Here) -> None:
+    with listening() as webhook:
+        settings = {
+            "receivers": {
+                "ci": {"url": f"{webhook.url}&SECRET"},
+                "phone": {"apprise": "tgram://SECRET"},
+                "signed": {"url": "https://a.example/SECRET", "secret_env": "FLUXDROP_UNSET"},
+            },
+            "on": {"job.ended": ["ci", "signed"], "queue.empty": ["ci"]},
+        }
+        (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
+        told = here("tell", "ci")
+        assert (told.code, told.out) == (0, "ci was told, by http://127.0.0.1/…\n")
+        ((headers, body),) = webhook.got
+    assert json.loads(body)["event"] == "test" and headers["webhook-id"].startswith("msg_test-")
+    assert here("tell", "ci").code == 1
+    missing = here("tell", "fone")
+    assert missing.code == 2 and "no receiver 'fone': did you mean 'phone'?" in missing.err
+    ci, phone, signed = (each["found"] for each in findings(here, "receiver"))
+    assert ci == "ci: http://127.0.0.1/…; told of job.ended, queue.empty"
+    assert phone == "phone: apprise, tgram://…; told of what specs ask for"
+    assert signed.startswith("signed: https://a.example/…, signed by $FLUXDROP_UNSET")
+    assert "FLUXDROP_UNSET is not set" in findings(here, "receiver")[2]["remedy"]
+    assert "SECRET" not in here("doctor", "--json").out
+
+
+def test_what_the_runner_says_of_a_receiver_is_said(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"receivers": {"ci": {"url": "https://a.example"}}, "on": {"job.ended": ["ci"]}}
+    (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    state = {"name": "ci", "error": "a.example answers 500", "dropped": 1200}
+    monkeypatch.setattr(client, "runner_health", lambda home: {"receivers": [state]})
+    (found,) = doctor._receivers(find_home(str(here.home)))
+    assert not found.ok and found.why == ("1,200 events were dropped",)
+    assert str(found.remedy).startswith("a.example answers 500: mend that")

@@ -228,7 +228,7 @@ STRANGE: list[Any] = [None, True, -1, 2**70, 1e300, "", MIRRORED, [], [[]], {}, 
 FINE: dict[str, list[Any]] = {
     "$schema": ["", MIRRORED], "notes": ["", MIRRORED], "prompt": [MIRRORED],
     "image": [MIRRORED], "mask": [MIRRORED], "loras": [[]], "tags": [[]],
-    "priority": [-1], "keep_original": [], "result": [{}, {"": None}],
+    "notify": [[]], "priority": [-1], "keep_original": [], "result": [{}, {"": None}],
 }  # fmt: skip
 """Which of these values are good ones for a field; everywhere else none but a truth value is."""
 

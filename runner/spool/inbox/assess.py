@@ -33,7 +33,7 @@ from runner.spool.inbox.inputs import (
     take,
 )
 from runner.spool.store.names import is_safe_id
-from specs import schemas
+from specs import rules, schemas
 from specs.document import MAX_COLLECTED, Document, dotted
 from specs.errors import Problem, SpecInvalid, in_order
 from specs.expand import count, draw_base, needs_base
@@ -164,6 +164,9 @@ def _assess(
     collected = partial(_collected, errors, checked.document)
     with collected():
         _check_paths(checked, spec, home)
+    with collected():
+        unknown = rules.unknown_receivers(spec.get("notify"), home.settings.receivers)
+        _refuse(checked, "SchemaInvalid", ((f"notify.{n}", why) for n, why in unknown))
     with collected():
         spec |= _with_loras(checked, spec, home, catalogue, absent)
     spec = _reliable(checked, spec)
@@ -531,8 +534,8 @@ def _refusal(errors: Sequence[SpecInvalid], value: Any) -> Assessment:
 
 
 def _kept(value: Mapping[str, Any]) -> dict[str, Any]:
-    """What a status has of an invalid spec, unless it is large: the caller's keys and the kind."""
-    kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
+    """What is kept of an invalid spec, if it is short: the caller's keys, the kind, `notify`."""
+    kept: dict[str, Any] = {k: v for k, v in value.items() if k[:2] == "x_" or k == "notify"}
     if isinstance(value.get("kind"), str):
         kept["kind"] = value["kind"][:40]
     return kept if len(json.dumps(kept)) < 10_000 else {}

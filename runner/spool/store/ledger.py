@@ -157,10 +157,14 @@ class Ledger(Queries):
                 self._remove(seq)
 
     def forget_past(self) -> None:
-        """Forget old events that all listeners have heard, and runs of which nothing is left."""
+        """Forget old events that all listeners have heard, and runs of which nothing is left.
+
+        The newest of each type stays: it says what is known of the runner.
+        """
         with self.transaction(durable=False):
             self._run(
-                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
+                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?"
+                " AND n NOT IN (SELECT max(n) FROM event GROUP BY type)",
                 timestamp(now() - _EVENTS_KEPT_SECONDS),
             )
             others = "n < (SELECT max(n) FROM run) AND n NOT IN (SELECT run FROM in_flight)"
@@ -399,19 +403,49 @@ class Ledger(Queries):
 
     # -- listeners -------------------------------------------------------------------------------
 
-    def heard(self, listener: str, n: int) -> None:
+    def heard(self, listener: str, n: int, *, forget: bool = True) -> None:
         """Record that a listener has heard every event up to `n`, and forget what is past."""
         with self.transaction(durable=False):
             known = "ON CONFLICT (listener) DO UPDATE SET n = max(n, excluded.n)"
             self._run(f"INSERT INTO cursor VALUES (?, ?) {known}", listener, n)
-            self.forget_past()
+            if forget:
+                self.forget_past()
+
+    def listen(self, prefix: str, listeners: Iterable[str]) -> None:
+        """Have these listeners and no others of the prefix; a new one hears what comes from now."""
+        known = {row["listener"] for row in self._rows("SELECT listener FROM cursor")}
+        wanted = set(listeners)
+        gone = {each for each in known - wanted if each.startswith(prefix)}
+        with self.transaction(durable=False):
+            self._run_many("DELETE FROM cursor WHERE listener = ?", ((each,) for each in gone))
+            for each in wanted - known:
+                self.heard(each, self.newest_event(), forget=False)
+
+    def announce(self, event: str, body: Mapping[str, Any]) -> None:
+        """Record an event that is about no job."""
+        with self.transaction(durable=False):
+            query = "INSERT INTO event (type, at, body) VALUES (?, ?, ?)"
+            self._run(query, event, timestamp(), json.dumps(body))
+
+    def announce_empty(self, event: str) -> None:
+        """Record that the queue is empty, where a job that was in it ended since that was said."""
+        last = self.last_event(event)
+        query = (
+            "SELECT json_extract(body, '$.state') AS state, count(*) AS jobs FROM event"
+            " WHERE type = 'ended' AND n > ? GROUP BY 1"
+        )
+        ended = {row["state"]: row["jobs"] for row in self._rows(query, last.n if last else 0)}
+        if ended.keys() - {State.REJECTED}:
+            self.announce(event, {"jobs": ended})
 
     def _announce(self, record: Record) -> None:
+        names = record.realised.get("notify")
         body = {
             "state": record.state,
             "reason": record.end_reason,
             "message": record.end_message,
             "images": counts_of(record),
+            **({"notify": names} if isinstance(names, list) else {}),
         }
         self._run(
             "INSERT INTO event (type, seq, id, version, at, body) VALUES ('ended', ?, ?, ?, ?, ?)",

@@ -30,15 +30,18 @@ _READY = f"state = 'queued' AND inputs_missing = 0 AND ready_at <= ? AND {_ANSWE
 
 @dataclass(frozen=True)
 class Event:
-    """Something that listeners hear of, in the order of `n`: a job that ended.
+    """Something that listeners hear of, in the order of `n`; of type `ended` a job that did.
 
-    `body` is what its status said then.
+    `body` is what its status said then. It `stands` once the job's status says so.
     """
 
     n: int
     type: str
+    seq: int | None
     id: str
+    at: str
     body: dict[str, Any]
+    stands: bool
 
 
 @dataclass(frozen=True)
@@ -266,14 +269,37 @@ class Queries(Database):
         Nobody hears of an end before the job's status says so; one that cannot be written holds up
         those after it.
         """
+        events = self.events_after(self.heard_by(listener), most)
+        return [*itertools.takewhile(lambda event: event.stands, events)]
+
+    def events_after(self, n: int, most: int) -> list[Event]:
+        """The next events after this number."""
         query = (
-            "SELECT n, type, event.id, body, coalesce(shown >= event.version, 1) AS stands"
-            " FROM event LEFT JOIN job USING (seq)"
-            " WHERE n > coalesce((SELECT n FROM cursor WHERE listener = ?), 0)"
-            " ORDER BY n LIMIT ?"
+            "SELECT n, type, seq, event.id, at, body,"
+            " coalesce(shown >= event.version, 1) AS stands"
+            " FROM event LEFT JOIN job USING (seq) WHERE n > ? ORDER BY n LIMIT ?"
         )
-        rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
-        return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
+        return [
+            Event(**{**row, "body": _object(row["body"]), "stands": bool(row["stands"])})
+            for row in map(dict, self._rows(query, n, most))
+        ]
+
+    def newest_event(self) -> int:
+        """The number of the newest event there was."""
+        row = self._row("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return row["seq"] if row else 0
+
+    def last_event(self, *types: str) -> Event | None:
+        """The newest event of these types."""
+        one_of = ", ".join("?" * len(types))
+        query = f"SELECT n FROM event WHERE type IN ({one_of}) ORDER BY n DESC LIMIT 1"
+        row = self._row(query, *types)
+        return self.events_after(row["n"] - 1, 1)[0] if row else None
+
+    def heard_by(self, listener: str) -> int:
+        """The number of the newest event that a listener has heard; 0 where there is none."""
+        row = self._row("SELECT n FROM cursor WHERE listener = ?", listener)
+        return row["n"] if row else 0
 
     def has_heard(self, listener: str) -> bool:
         """Whether a listener has ever heard of events in this ledger."""
@@ -281,10 +307,10 @@ class Queries(Database):
 
     def end_is_shown(self, seq: int) -> bool:
         """Whether the status of a job that is over has said so."""
-        # Nobody hears of an end before that; those that everybody has heard may be many.
+        # The gallery hears of no end before that; those that it has heard may be many.
         query = (
             "SELECT 1 FROM event JOIN job USING (seq) WHERE seq = ? AND shown < event.version"
-            " AND n > coalesce((SELECT min(n) FROM cursor), 0)"
+            " AND n > coalesce((SELECT n FROM cursor WHERE listener = 'gallery'), 0)"
         )
         return self._row(query, seq) is None
 

@@ -590,3 +590,18 @@ def test_each_prompt_of_a_pack_has_the_model_that_the_pack_gives_it(tmp_path: Pa
     prompts = [fields for fields, _ in found.composed]
     made = [image(found.realised, n, 0, prompts)["model"] for n in range(2)]
     assert made == ["klein", "schnell"]
+
+
+def test_a_spec_names_receivers_of_the_settings_and_no_others(tmp_path: Path) -> None:
+    home = Home(tmp_path, Settings(receivers={"phone": {"command": ["x"]}}))
+    home.prepare()
+    catalogue = RegistryCatalogue(home.settings, home.data)
+    spec = to_yaml({**BASES["plain"], "notify": ["phone", "fone"]})
+    told = assess(spec, "hero.yaml", home, catalogue)
+    assert told.reason == "SchemaInvalid"
+    (problem,) = told.problems
+    assert problem.path == "notify[1]" and problem.line
+    assert problem.message == "'fone' is none of the settings' receivers: did you mean 'phone'?"
+    spec = to_yaml({**BASES["plain"], "notify": ["phone"]})
+    fine = assess(spec, "hero.yaml", home, catalogue)
+    assert fine.reason is None and fine.realised["notify"] == ["phone"]

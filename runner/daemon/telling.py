@@ -1,0 +1,251 @@
+"""Tells receivers of events: one thread for each reads the ledger's events behind a cursor.
+
+It sends one after another, and what did not arrive again, after pauses that grow. The cursor moves
+once the receiver has it: a kill costs a repetition. Whatever a receiver does, the others, the
+worker and the writer go on. Ends of jobs are events of the ledger's; the others are made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from runner.clock import monotonic, now, timestamp
+from runner.errors import LedgerUnusable, ReceiverAway, ReceiverRefuses
+from runner.executor import Slot, SlotState, absence
+from runner.holds import PAUSED, Hold
+from runner.job import State
+from runner.log_once import LogOnce
+from runner.receivers import SECONDS, send
+from runner.spool.store.queries import Event
+from runner.spool.store.spool import Spool
+from runner.wire import SCHEMA, ReceiverHealth
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "tell "
+_EMPTY, _TROUBLE, _RECOVERED = "queue.empty", "runner.trouble", "runner.recovered"
+# So many events are kept for a receiver that cannot be told, and no longer than three days.
+_MOST_BEHIND = 5000
+_KEPT_SECONDS = 3 * 86_400.0
+# At pauses of up to a quarter of an hour, about four hours.
+_MOST_REFUSALS = 24
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0
+_LOOK_SECONDS = 1.0
+_BATCH = 256
+# An end whose status cannot be written for so long is told all the same.
+_SHOWN_SECONDS = 60.0
+_MOST_BYTES = 64 << 10
+_LISTS = ("outputs", "errors", "warnings")
+_CLOSE_SECONDS = 12.0
+# What passes sooner is told to nobody.
+_TROUBLE_SECONDS, _CALM_SECONDS = 5.0, 30.0
+
+
+Wait = Callable[[threading.Event, float], bool]
+"""Waits until an event is set, for some seconds at most; whether it is."""
+
+
+class Telling:
+    """The receivers of one home, and the events that are not the ledger's own."""
+
+    def __init__(self, spool: Spool, wait: Wait = threading.Event.wait) -> None:
+        settings = spool.home.settings
+        self._ledger, self._faults, self._on = spool.ledger, spool.faults, settings.on
+        self._stop, self._over = threading.Event(), threading.Event()
+        last = self._ledger.last_event(_TROUBLE, _RECOVERED)
+        told = last.body.get("trouble", ()) if last and last.type == _TROUBLE else ()
+        self._trouble = Trouble(told)
+        self._log_once = LogOnce("recording events")
+        # It logs addresses, and with them tokens.
+        for_apprise = logging.getLogger("apprise")
+        for_apprise.addHandler(logging.NullHandler())
+        for_apprise.propagate = False
+        self._ledger.listen(_PREFIX, (_PREFIX + name for name in settings.receivers))
+        ends = (partial(wait, self._stop), self._over)
+        self.tellers = [Teller(name, spool, *ends) for name in settings.receivers]
+        start = spool.home.threads.start
+        self._threads = [start(_PREFIX + teller.name, teller.run) for teller in self.tellers]
+
+    def look(self, hold: Hold | None, slots: Sequence[Slot], *, is_idle: bool) -> None:
+        """Record what has changed: trouble, its end, or that nothing is left in the queue."""
+        try:
+            if self._on.get(_TROUBLE) or self._on.get(_RECOVERED):
+                found = troubles(hold, self._faults.note, slots)
+                if event := self._trouble.look(found, monotonic()):
+                    note = "; ".join(found.values()) or "what was wrong has passed"
+                    body = {"note": note, "trouble": [*self._trouble.told]}
+                    self._ledger.announce(event, {**body, "faults": self._faults.listed()})
+            if is_idle and self._on.get(_EMPTY) and not self._ledger.has_queued():
+                self._ledger.announce_empty(_EMPTY)
+            self._log_once.recovered()
+        except LedgerUnusable as error:
+            self._log_once.failed(error)
+
+    def health(self) -> list[ReceiverHealth]:
+        """How telling goes, for the health file."""
+        return [teller.health() for teller in self.tellers]
+
+    def close(self) -> None:
+        """Tell what waits, as far as it goes within seconds; the rest is told by the next run."""
+        self._stop.set()
+        deadline = monotonic() + _CLOSE_SECONDS
+        for thread in self._threads:
+            thread.join(max(deadline - monotonic(), 0.0))
+        self._over.set()
+
+
+class Trouble:
+    """What is wrong with a runner, and what of it was told; `told` is what a runner before told."""
+
+    def __init__(self, told: Sequence[str] = ()) -> None:
+        self.told = dict.fromkeys(told)
+        self._since: dict[str, float] = {}
+        self._calm_since: float | None = None
+
+    def look(self, found: Mapping[str, str], moment: float) -> str | None:
+        """The event that is due, given what is wrong now: a sentence for each thing."""
+        self._since = {each: self._since.get(each, moment) for each in found}
+        lasting = [each for each, at in self._since.items() if moment - at >= _TROUBLE_SECONDS]
+        if found or self._calm_since is None:
+            self._calm_since = None if found else moment
+        if not self.told.keys() >= set(lasting):
+            self.told |= dict.fromkeys(lasting)
+            return _TROUBLE
+        calm = self._calm_since is not None and moment - self._calm_since >= _CALM_SECONDS
+        if self.told and calm:
+            self.told = {}
+            return _RECOVERED
+        return None
+
+
+def troubles(hold: Hold | None, faults: str | None, slots: Sequence[Slot]) -> dict[str, str]:
+    """What is wrong with a runner, by a word for each thing; not what somebody wanted."""
+    found = {} if hold in (None, PAUSED) else {str(hold.reason): hold.message}
+    if faults:
+        found["faults"] = faults
+    for slot in slots:
+        if slot.state in (SlotState.LOST, SlotState.SUSPECT):
+            found[f"slot {slot.name}"] = f"slot {slot.name} is {slot.state}: {slot.note}"
+    if not any(slot.state in (SlotState.READY, SlotState.STARTING) for slot in slots):
+        found["slots"] = absence(slots) or ""
+    return found
+
+
+class Teller:
+    """Tells one receiver; `run` is the loop of its thread, until `wait` says that all stops."""
+
+    def __init__(
+        self, name: str, spool: Spool, wait: Callable[[float], bool], over: threading.Event
+    ) -> None:
+        home = spool.home
+        self.name, self._listener = name, _PREFIX + name
+        self._receiver, self._on = home.settings.receivers[name], home.settings.on
+        self._ledger, self._outbox, self._threads = spool.ledger, spool.outbox, home.threads
+        self._origin = {"host": platform.node(), "home": str(home.root)}
+        self._wait, self._over = wait, over
+        # Where the cursor is, though a full disk may not let it be recorded.
+        self._n = self._ledger.heard_by(self._listener)
+        self._failures = self._refusals = self._dropped = self._unsaid = 0
+        self._error: str | None = None
+        self._log_once = LogOnce(f"telling {name}")
+
+    def health(self) -> ReceiverHealth:
+        """How telling goes."""
+        return {"name": self.name, "error": self._error, "dropped": self._dropped}
+
+    def run(self) -> None:
+        """Tell, and look again for events; once it is to stop, tell what is left."""
+        stops = False
+        while not stops or not self._failures:
+            self._threads.moved(self._listener)
+            dropped = self._dropped
+            try:
+                self._tell_all()
+            except Exception as error:  # noqa: BLE001 whatever it is, the runner goes on
+                self._failures += 1
+                self._log_once.failed(error)
+            if dropped != self._dropped:
+                text = "%s was not told of %d events, which are dropped (it keeps %d, for %d days)"
+                kept = (_MOST_BEHIND, _KEPT_SECONDS / 86_400)
+                log.warning(text, self.name, self._dropped - dropped, *kept)
+            if stops:
+                return
+            pause = _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20)
+            stops = self._wait(min(pause, _LONGEST_PAUSE) if self._failures else _LOOK_SECONDS)
+
+    def _tell_all(self) -> None:
+        """Tell all that waits, in order, up to the first that cannot be told now."""
+        while events := self._ledger.events_after(self._n, _BATCH):
+            newest, moment = self._ledger.newest_event(), now()
+            for event in events:
+                if name := self._name_of(event):
+                    if not event.stands and event.at > timestamp(moment - _SHOWN_SECONDS):
+                        return
+                    too_old = event.at < timestamp(moment - _KEPT_SECONDS)
+                    if too_old or newest - event.n >= _MOST_BEHIND:
+                        self._drop()
+                    elif not self._tell(event, name):
+                        return
+                if self._over.is_set():
+                    return
+                self._n = event.n
+                if name or event is events[-1]:
+                    self._ledger.heard(self._listener, self._n, forget=False)
+
+    def _name_of(self, event: Event) -> str | None:
+        """The name by which the receiver is told of an event; None where it is not."""
+        if event.type != "ended":
+            return event.type if self.name in self._on.get(event.type, ()) else None
+        failed = event.body.get("state") in (State.FAILED, State.REJECTED)
+        if failed and self.name in self._on.get("job.failed", ()):
+            return "job.failed"
+        named = (*self._on.get("job.ended", ()), *event.body.get("notify", ()))
+        return "job.ended" if self.name in named else None
+
+    def _tell(self, event: Event, name: str) -> bool:
+        """Tell one event; whether it is over with it."""
+        # The same also where power was lost before it was recorded that it is told.
+        seed = f"{self._origin['home']} {event.n} {event.type} {event.id} {event.at}"
+        message_id = f"msg_{hashlib.sha256(seed.encode()).hexdigest()[:32]}"
+        try:
+            send(self._receiver, message_id, self._content(event, name), SECONDS)
+        except Exception as error:  # noqa: BLE001 apprise has a hundred services
+            # Another's text may have the address in it.
+            known = isinstance(error, ReceiverAway)
+            self._error = str(error) if known else type(error).__name__
+            self._log_once.failed(ReceiverAway(self._error))
+            self._failures += 1
+            self._refusals += isinstance(error, ReceiverRefuses)
+            if self._refusals < _MOST_REFUSALS:
+                return False
+            self._drop()
+        else:
+            self._failures, self._error, self._unsaid = 0, None, 0
+            self._log_once.recovered()
+        self._refusals = 0
+        return True
+
+    def _content(self, event: Event, name: str) -> dict[str, Any]:
+        about: Mapping[str, Any] = event.body
+        if event.seq is not None:
+            record = self._ledger.find(event.seq)
+            # One that was forgotten meanwhile has no status.
+            about = {"id": event.id, **about}
+            if record:
+                about = {**self._outbox.status(record), "revision": record.revision}
+        said = {"schema": SCHEMA, "event": name, "at": event.at, **self._origin}
+        content = {**said, "dropped": self._unsaid, **about}
+        if len(json.dumps(content)) > _MOST_BYTES:
+            content = {k: v for k, v in content.items() if k[:2] != "x_" and k not in _LISTS}
+        return content
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._unsaid += 1

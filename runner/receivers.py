@@ -1,0 +1,200 @@
+"""Receivers of events: an address of apprise, a URL or a command, as the settings name them.
+
+Specs name receivers and cannot make any. A try is bounded in time, and so is what is read of an
+answer. No error has more of an address than its host: the rest may be a secret.
+"""
+
+import base64
+import hashlib
+import hmac
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner.clock import monotonic, now
+from runner.errors import ReceiverAway, ReceiverRefuses
+
+SECONDS = 10.0
+"""So long a try may take."""
+
+NO_APPRISE = "apprise is not installed: run `pip install 'fluxdrop[notify]'`"
+_MOST_ANSWER = 64 << 10
+# For the rest of an answer whose first line is there: some programs mind if it is not read.
+_REST_SECONDS = 1.0
+_BUSY = (408, 425, 429, 502, 503, 504)
+_TYPES = {"succeeded": "success", "failed": "failure", "rejected": "failure"}
+
+
+def send(
+    receiver: Mapping[str, Any], message_id: str, content: Mapping[str, Any], seconds: float
+) -> None:
+    """Tell a receiver, in one try. Raises ReceiverAway, and whatever apprise raises.
+
+    Each try to tell the same has the same id.
+    """
+    body = json.dumps(content, ensure_ascii=False).encode()
+    if "url" in receiver:
+        _post(receiver["url"], receiver.get("secret_env"), message_id, body, seconds)
+    elif "command" in receiver:
+        _run(receiver["command"], body + b"\n", seconds)
+    else:
+        _notify(receiver["apprise"], content)
+
+
+def shown(receiver: Mapping[str, Any]) -> str:
+    """A receiver in words, without what may be a secret."""
+    if "command" in receiver:
+        return f"the command {receiver['command'][0]}"
+    if "apprise" in receiver:
+        return f"apprise, {receiver['apprise'].partition(':')[0]}://…"
+    parts = urlsplit(receiver["url"])
+    signed = f", signed by ${receiver['secret_env']}" if "secret_env" in receiver else ""
+    return f"{parts.scheme}://{parts.hostname}/…{signed}"
+
+
+def lack(receiver: Mapping[str, Any]) -> str | None:
+    """What a receiver needs that is not here, or None."""
+    name = receiver.get("secret_env")
+    if name and not os.environ.get(name):
+        return f"the environment variable {name} is not set: it has to be where the runner starts"
+    if "apprise" in receiver and importlib.util.find_spec("apprise") is None:
+        return NO_APPRISE
+    if "command" in receiver and shutil.which(receiver["command"][0]) is None:
+        return f"there is no program {receiver['command'][0]}"
+    return None
+
+
+def signatures(message_id: str, at: int, body: bytes, secret: str) -> dict[str, str]:
+    """The headers by which a receiver knows that what it got is from here."""
+    whole = secret.encode()
+    key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else whole
+    standard = hmac.digest(key, f"{message_id}.{at}.".encode() + body, hashlib.sha256)
+    return {
+        "webhook-signature": f"v1,{base64.b64encode(standard).decode()}",
+        "X-Fluxdrop-Signature": f"sha256={hmac.digest(whole, body, hashlib.sha256).hex()}",
+    }
+
+
+def _post(url: str, secret_env: str | None, message_id: str, body: bytes, seconds: float) -> None:
+    parts, at = urlsplit(url), int(now())
+    headers = {
+        "content-type": "application/json",
+        "connection": "close",
+        "user-agent": "fluxdrop",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at),
+    }
+    if secret_env:
+        # What is not signed is not sent: the receiver would take it for another's.
+        secret = os.environ.get(secret_env)
+        if not secret:
+            raise ReceiverAway(f"the environment variable {secret_env} is not set")
+        headers |= signatures(message_id, at, body, secret)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    deadline = monotonic() + seconds
+    connection = kind(parts.hostname or "", parts.port, timeout=seconds)
+    try:
+        connection.request("POST", target, body, headers)
+        status = _status(connection, deadline)
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ReceiverAway(f"{parts.hostname} does not answer ({why})") from None
+    finally:
+        connection.close()
+    if status is None:
+        raise ReceiverAway(f"{parts.hostname} gives no answer of HTTP")
+    if not 200 <= status < 300:
+        elsewhere = ": give the URL where it leads" if 300 <= status < 400 else ""
+        error_type = ReceiverAway if status in _BUSY else ReceiverRefuses
+        raise error_type(f"{parts.hostname} answers {status}{elsewhere}")
+
+
+def _status(connection: HTTPConnection, deadline: float) -> int | None:
+    """The status of the answer; of the rest a little is read, and no longer than until then."""
+    answer = b""
+    while (left := deadline - monotonic()) > 0 and len(answer) < _MOST_ANSWER:
+        connection.sock.settimeout(left)
+        try:
+            part = connection.sock.recv(4096)
+        except OSError:
+            if b"\n" in answer:
+                break
+            raise
+        answer += part
+        if not part:
+            break
+        if b"\n" in answer:
+            deadline = min(deadline, monotonic() + _REST_SECONDS)
+    found = re.match(rb"HTTP/1\.[01] (\d{3})\b", answer)
+    return int(found[1]) if found else None
+
+
+def _run(command: list[str], body: bytes, seconds: float) -> None:
+    name, out = PurePath(command[0]).name, subprocess.DEVNULL
+    try:
+        # A group of its own, to be killed with its children, and without our Ctrl-C.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
+        )
+    except OSError as error:
+        raise ReceiverAway(f"{name} cannot be started: {error.strerror}") from None
+    try:
+        process.communicate(body, seconds)
+    except subprocess.TimeoutExpired:
+        raise ReceiverRefuses(f"{name} took longer than {seconds:g} s") from None
+    finally:
+        if process.poll() is None:
+            _kill(process)
+    if process.returncode:
+        raise ReceiverRefuses(f"{name} ended with code {process.returncode}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a command that was started here, and its children."""
+    if sys.platform == "win32":
+        tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+        subprocess.run(tree, capture_output=True, check=False)
+        process.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _notify(address: str, content: Mapping[str, Any]) -> None:
+    # Here: it takes a second, and need not be installed.
+    try:
+        import apprise
+    except ImportError:
+        raise ReceiverAway(NO_APPRISE) from None
+    service = apprise.Apprise()
+    if not service.add(address):
+        raise ReceiverRefuses("apprise does not understand its address")
+    title, text, kind = _in_words(content)
+    if not service.notify(title=title, body=text, notify_type=kind):
+        raise ReceiverAway("apprise could not tell it: `fluxdrop tell` shows why")
+
+
+def _in_words(content: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, text and apprise's type of an event."""
+    event, runner = content["event"], f"fluxdrop on {content['host']}"
+    if "images" not in content:
+        jobs = ", ".join(f"{count} {state}" for state, count in content.get("jobs", {}).items())
+        kind = "warning" if event == "runner.trouble" else "info"
+        return f"{runner}: {event}", content.get("note", jobs), kind
+    made, state = content["images"], content["state"]
+    text = f"{made['done']} of {made['total']} images"
+    why = f": {content['message']}" if content["message"] else ""
+    return f"{content['id']} {state}", text + why, _TYPES.get(state, "info")

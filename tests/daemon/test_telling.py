@@ -1,0 +1,304 @@
+"""Events reach their receivers at least once, whatever ends meanwhile, and cost nothing else.
+
+Time between tries is a clock of the test's; the servers are real.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.clock import timestamp
+from runner.daemon import daemon as daemon_module
+from runner.daemon import telling
+from runner.daemon.telling import Telling, Trouble
+from runner.errors import ReceiverAway, ReceiverRefuses
+from runner.holds import PAUSED, Hold
+from runner.spool.store.ledger import Ledger
+from tests.daemon.columns import daemon_of
+from tests.harness import eventually
+from tests.spool.conftest import SPEC, Spool
+from tests.webhooks import free_port, listening, saying
+
+ENDED = {"job.ended": ("ci",)}
+
+
+class Clock:
+    """The time that tellers wait; it goes on as far as the test lets it."""
+
+    def __init__(self) -> None:
+        self.moment = 0.0
+        self.until = 0.0
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        due = self.moment + seconds
+        while not stop.wait(0.002):
+            if due <= self.until:
+                self.moment = max(self.moment, due)
+                return False
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which the daemon's tellers wait."""
+    made = Clock()
+    monkeypatch.setattr(daemon_module, "Telling", partial(Telling, wait=made.wait))
+    return made
+
+
+@pytest.fixture
+def homes(tmp_path: Path) -> Iterator[Any]:
+    """Makes a started home with these receivers."""
+    made: list[Spool] = []
+
+    def make(on: Any, **named: Any) -> Spool:
+        made.append(Spool(tmp_path / "home", receivers=named, on=on))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def health(spool: Spool, name: str) -> dict[str, Any]:
+    (found,) = (each for each in daemon_of(spool).telling.health() if each["name"] == name)
+    return dict(found)
+
+
+def test_a_receiver_that_is_down_for_ten_minutes_gets_everything_in_order(
+    homes: Any, clock: Clock
+) -> None:
+    port = free_port()
+    spool = homes(ENDED, ci={"url": f"http://127.0.0.1:{port}/"})
+    for name in "ab":
+        spool.drop(f"{name}.yaml")
+        spool.end(name)
+    clock.until = 300
+    eventually(lambda: clock.moment > 150, "some tries")
+    assert "127.0.0.1 does not answer" in health(spool, "ci")["error"]
+    spool.restart()
+    spool.drop("c.yaml")
+    spool.end("c")
+    clock.until = 600
+    eventually(lambda: clock.moment > 450, "more tries")
+    with listening(port) as webhook:
+        clock.until = 2000
+        eventually(lambda: len(webhook.got) == 3, "what happened meanwhile")
+        eventually(lambda: health(spool, "ci")["error"] is None, "that all is well")
+        spool.restart()
+        spool.drop("d.yaml")
+        spool.end("d")
+        clock.until = 4000
+        eventually(lambda: len(webhook.got) == 4, "the next")
+    told = webhook.contents
+    assert [(each["event"], each["id"], each["state"]) for each in told] == [
+        ("job.ended", name, "succeeded") for name in "abcd"
+    ]
+    assert len(set(webhook.ids)) == 4
+    assert {**told[0], **spool.status("a")} == told[0] | {
+        "updated_at": spool.status("a")["updated_at"]
+    }
+
+
+def test_a_kill_between_sending_and_recording_costs_a_repetition_with_the_same_id(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.until = 1e9
+    with listening() as webhook:
+        spool = homes(ENDED, ci={"url": webhook.url})
+        with monkeypatch.context() as patch:
+            heard = Ledger.heard
+            patch.setattr(Ledger, "heard", lambda *a, forget=True: forget and heard(*a))
+            spool.drop("hero.yaml")
+            spool.end("hero")
+            eventually(lambda: webhook.got, "the first time")
+            spool.stop()
+        spool.start()
+        eventually(lambda: len(webhook.got) == 2, "the repetition")
+    assert webhook.ids[0] == webhook.ids[1]
+
+
+def test_receivers_that_refuse_redirect_and_hang_cost_the_others_nothing(
+    homes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "SECONDS", 0.5)
+    with (
+        listening() as good,
+        listening(answer=500) as refusing,
+        listening(answer=307, Location=good.url) as redirecting,
+        saying() as silent,
+    ):
+        names = ("refusing", "redirecting", "silent", "hanging", "absent", "good")
+        spool = homes(
+            {"job.ended": names},
+            refusing={"url": refusing.url},
+            redirecting={"url": redirecting.url},
+            silent={"url": silent},
+            hanging={"command": [sys.executable, "-c", "import time; time.sleep(60)"]},
+            absent={"command": ["no-such-program"]},
+            good={"url": good.url},
+        )
+        for name in "abc":
+            spool.drop(f"{name}.yaml")
+        spool.over(*"abc")
+        eventually(lambda: len(good.got) == 3, "all three")
+        eventually(lambda: all(health(spool, name)["error"] for name in names[:-1]), "errors")
+        told = {name: health(spool, name)["error"] for name in names}
+        spool.stop()
+    assert told["refusing"] == "127.0.0.1 answers 500"
+    assert "answers 307: give the URL" in told["redirecting"]
+    assert told["silent"] == "127.0.0.1 does not answer (TimeoutError)"
+    assert told["hanging"].endswith(" took longer than 0.5 s")
+    assert "cannot be started" in told["absent"]
+    assert told["good"] is None
+    shown = json.loads(spool.home.health.read_bytes())["receivers"]
+    assert shown == [{"name": name, "error": told[name], "dropped": 0} for name in names]
+
+
+def test_of_ten_thousand_events_for_a_dead_receiver_a_bounded_number_is_kept_and_it_says_so(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+    dead = True
+
+    def send(receiver: object, message_id: str, content: Any, seconds: float) -> None:
+        if dead:
+            raise ReceiverAway("it is dead")
+        told.append(content)
+
+    monkeypatch.setattr(telling, "send", send)
+    spool = homes({"queue.empty": ("ci",)}, ci={"url": "http://127.0.0.1:9/"})
+    ledger = daemon_of(spool).ledger
+    with ledger.transaction():
+        rows = ((timestamp(), json.dumps({"jobs": {"succeeded": n}})) for n in range(10_000))
+        ledger._run_many("INSERT INTO event (type, at, body) VALUES ('queue.empty', ?, ?)", rows)
+    clock.until = 20
+    eventually(lambda: health(spool, "ci")["error"], "a try of what is kept")
+    assert health(spool, "ci") == {"name": "ci", "error": "it is dead", "dropped": 5000}
+    eventually(lambda: "ci was not told of 5000 events" in caplog.text, "a word in the log")
+    dead = False
+    clock.until = 100
+    eventually(lambda: len(told) == 5000, "those that are kept")
+    assert [each["dropped"] for each in told[:2]] == [5000, 0]
+    assert told[0]["jobs"] == {"succeeded": 5000}
+
+
+def test_an_event_that_is_always_refused_is_dropped_and_the_next_ones_are_told(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+
+    def send(receiver: object, message_id: str, content: Any, seconds: float) -> None:
+        if content["id"] == "bad":
+            raise ReceiverRefuses("it cannot be read")
+        told.append(content["id"])
+
+    monkeypatch.setattr(telling, "send", send)
+    spool = homes(ENDED, ci={"url": "http://127.0.0.1:9/"})
+    for name in ("bad", "good"):
+        spool.drop(f"{name}.yaml")
+        spool.end(name)
+    clock.until = 60_000
+    eventually(lambda: told == ["good"], "the next one")
+    assert "telling ci: it cannot be read" in caplog.text
+    assert "ci was not told of 1 events, which are dropped" in caplog.text
+    assert health(spool, "ci") == {"name": "ci", "error": None, "dropped": 1}
+
+
+def test_each_receiver_is_told_of_its_events_and_of_jobs_that_name_it(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.until = 1e9
+    monkeypatch.setattr(daemon_module, "HEALTH_SECONDS", 0.05)
+    on = {"job.ended": ("all",), "job.failed": ("bad",), "queue.empty": ("empty",)}
+    names = ("all", "bad", "empty", "phone")
+    with listening() as hook:
+        spool = homes(on, **{name: {"url": f"{hook.url}&{name}"} for name in names})
+
+        def of(name: str) -> list[tuple[Any, Any]]:
+            paths = [headers["path"].partition("&")[2] for headers, _ in hook.got]
+            said = zip(paths, hook.contents, strict=True)
+            return [(each["event"], each.get("id")) for path, each in said if path == name]
+
+        spool.drop("a.yaml")
+        spool.end("a")
+        spool.until(lambda: of("empty"))
+        spool.drop("b.yaml", SPEC + "notify: [phone]\n")
+        spool.end("b")
+        spool.until(lambda: len(of("empty")) == 2)
+        spool.drop("c.yaml", SPEC.replace("text2img", "text3img") + "notify: [phone]\n")
+        assert spool.end("c")["state"] == "rejected"
+        spool.until(lambda: len(hook.got) == 8)
+        # What an idle queue has to say, it has said.
+        for _ in range(5):
+            spool.daemon.step(0.05)  # type: ignore[union-attr]
+    assert of("all") == [("job.ended", "a"), ("job.ended", "b"), ("job.ended", "c")]
+    assert of("bad") == [("job.failed", "c")]
+    assert of("empty") == [("queue.empty", None)] * 2
+    assert of("phone") == [("job.ended", "b"), ("job.ended", "c")]
+    assert "notify" not in json.loads((spool.home.job("b") / "b-0001.json").read_bytes())
+
+
+def test_a_receiver_of_which_a_home_did_not_know_is_not_told_of_what_was_before(
+    homes: Any, clock: Clock
+) -> None:
+    clock.until = 1e9
+    spool = homes({})
+    spool.drop("a.yaml")
+    spool.end("a")
+    spool.stop()
+    with listening() as hook:
+        again = homes(ENDED, ci={"url": hook.url})
+        again.drop("b.yaml")
+        again.end("b")
+        eventually(lambda: hook.got, "b")
+    assert [each["id"] for each in hook.contents] == ["b"]
+
+
+def test_trouble_is_told_once_and_its_end_once(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.until = 1e9
+    monkeypatch.setattr(daemon_module, "HEALTH_SECONDS", 0.02)
+    monkeypatch.setattr(telling, "_TROUBLE_SECONDS", 0.0)
+    monkeypatch.setattr(telling, "_CALM_SECONDS", 0.1)
+    full: list[Hold] = [Hold("DiskFull", "the disk is full")]
+    monkeypatch.setattr(daemon_module, "disk_hold", lambda home: full[0] if full else None)
+    with listening() as hook:
+        on = {"runner.trouble": ("ci",), "runner.recovered": ("ci",)}
+        spool = homes(on, ci={"url": hook.url})
+        spool.until(lambda: hook.got)
+        spool.restart()
+        (spool.home.inbox / "folder.yaml").mkdir()
+        spool.until(lambda: len(hook.got) == 2)
+        full.clear()
+        (spool.home.inbox / "folder.yaml").rmdir()
+        spool.until(lambda: len(hook.got) == 3)
+    told = hook.contents
+    assert [each["event"] for each in told] == ["runner.trouble"] * 2 + ["runner.recovered"]
+    assert told[0]["note"] == "the disk is full" and told[0]["trouble"] == ["DiskFull"]
+    assert told[1]["trouble"] == ["DiskFull", "faults"]
+    assert told[1]["faults"][0]["file"] == "inbox/folder.yaml"
+
+
+def test_trouble_that_passes_at_once_or_comes_and_goes_is_not_told_again() -> None:
+    trouble, full = Trouble(), {"DiskFull": "it is full"}
+    assert [trouble.look(full, 0), trouble.look({}, 4), trouble.look(full, 6)] == [None] * 3
+    assert trouble.look(full, 11) == "runner.trouble"
+    assert [trouble.look({}, 20), trouble.look(full, 49), trouble.look({}, 50)] == [None] * 3
+    assert trouble.look({}, 79) is None
+    assert trouble.look({}, 80) == "runner.recovered"
+    assert trouble.look({}, 200) is None
+
+
+def test_what_somebody_wanted_is_no_trouble() -> None:
+    assert "Paused" not in telling.troubles(PAUSED, None, [])
