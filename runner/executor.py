@@ -40,7 +40,8 @@ class Slot:
 
     `batch_size` is how many images like the last one it can make in one call. `host` is the name of
     its machine, `device` that of a setting ("cuda:1"), and `memory` the bytes of the device that it
-    has reserved, where that is known. `note` says in a sentence why it takes no tasks.
+    has reserved, where that is known. `note` says in a sentence why it takes no tasks. One that is
+    `empty` has made nothing since all was taken off its device.
     """
 
     name: str
@@ -52,6 +53,13 @@ class Slot:
     memory: int | None = None
     state: SlotState = SlotState.READY
     note: str = ""
+    empty: bool = True
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether nothing is on its device, nor comes there; as where its process is not there."""
+        gone = self.state in (SlotState.STARTING, SlotState.LOST)
+        return gone or (self.empty and not self.busy)
 
     @property
     def is_free(self) -> bool:
@@ -166,7 +174,7 @@ class Executor(Protocol):
         """End a slot that hangs, which is told by a SlotLost; False where that cannot be done."""
 
     def release(self) -> None:
-        """Take every model off the device (paused, outside windows, idle)."""
+        """Take all off the devices once the tasks in flight are answered; `empty` says when."""
 
     def close(self) -> None:
         """Stop, answer what is in flight, and end every thread."""

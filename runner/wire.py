@@ -135,6 +135,21 @@ class SlotHealth(TypedDict):
     note: str | None
 
 
+class Lent(TypedDict):
+    """What `inbox/runner.lend` says: to whom the device is lent, since when, and until when.
+
+    Without `until` it is lent until the file goes, or the process `pid` of `host` ends; `space` is
+    the `pid_space` of that number. With `now` no image is finished before.
+    """
+
+    until: str | None
+    pid: int | None
+    host: str | None
+    space: str | None
+    since: str | None
+    now: bool
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -156,6 +171,7 @@ class RunnerHealth(TypedDict):
     watch: str
     threads: dict[str, float]
     gpu: dict[str, Any] | None
+    lent: Lent | None
     started_at: str
     updated_at: str
     interval_seconds: float

@@ -202,7 +202,7 @@ def _require_working(home: Home, job: str = "") -> None:
     health = client.runner_health(home)
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop verify` again")
-    if health["state"] == "paused":
+    if health["state"] in ("paused", "lent"):
         raise UsageProblem(f"{health['note']}; then verify again")
     if client.status(home, job).get("reason") == "OutsideWindow":
         raise UsageProblem("the settings' window is closed: verify while it is open")

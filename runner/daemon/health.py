@@ -68,6 +68,7 @@ class Health:
             watch=self.intake.watcher.mode,
             threads=self.spool.home.threads.still(),
             gpu=None,
+            lent=self.worker.hold.lent if self.worker.hold else None,
             started_at=self.started_at,
             updated_at=timestamp(),
             interval_seconds=HEALTH_SECONDS,
