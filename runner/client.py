@@ -330,7 +330,7 @@ def resume(home: Home) -> None:
 def lend(home: Home, lent: Lent) -> Lent:
     """Ask for the device; to whom it is lent then: to another, while that is not over."""
     while not _put(home, json.dumps(lent).encode(), [LEND_NAME]):
-        other = lent_to(home)
+        other = current_lend(home)
         if other is not None and not lending.is_over(other, time.time()):
             return other
         if other is not None:
@@ -339,7 +339,7 @@ def lend(home: Home, lent: Lent) -> Lent:
     return lent
 
 
-def lent_to(home: Home) -> Lent | None:
+def current_lend(home: Home) -> Lent | None:
     """What `runner.lend` says, by which the device is lent; None where there is none."""
     try:
         return lending.read(home.inbox / LEND_NAME)
@@ -351,14 +351,14 @@ def lent_to(home: Home) -> Lent | None:
 
 def lend_on(home: Home, before: Lent, lent: Lent) -> None:
     """Replace what `runner.lend` says, as long as it says what it did before."""
-    if lent_to(home) == before:
+    if current_lend(home) == before:
         _put(home, json.dumps(lent).encode(), [LEND_NAME], over=True)
 
 
 def take_back(home: Home, lent: Lent | None = None) -> bool:
     """Remove `runner.lend`, where given only if it says this; whether that was there."""
     with _writing(home), contextlib.suppress(FileNotFoundError):
-        if lent is None or lent_to(home) == lent:
+        if lent is None or current_lend(home) == lent:
             beneath.remove(home.inbox / LEND_NAME, _unlinked(home))
             return True
     return False
@@ -371,7 +371,7 @@ def wait_until_lent(home: Home, lent: Lent) -> None:
     """
 
     def is_free() -> bool | None:
-        if lent_to(home) != lent:
+        if current_lend(home) != lent:
             raise UsageProblem("the device was taken back before it was free")
         health = runner_health(home)
         return health is None or (health["state"], health["lent"]) == ("lent", lent) or None

@@ -40,8 +40,8 @@ class Slot:
 
     `batch_size` is how many images like the last one it can make in one call. `host` is the name of
     its machine, `device` that of a setting ("cuda:1"), and `memory` the bytes of the device that it
-    has reserved, where that is known. `note` says in a sentence why it takes no tasks. One that is
-    `empty` has made nothing since all was taken off its device.
+    has reserved, where that is known. `note` says in a sentence why it takes no tasks. While it is
+    `empty`, nothing was begun since all was taken off its device.
     """
 
     name: str
@@ -57,9 +57,8 @@ class Slot:
 
     @property
     def has_nothing(self) -> bool:
-        """Whether nothing is on its device, nor comes there; as where its process is not there."""
-        gone = self.state in (SlotState.STARTING, SlotState.LOST)
-        return gone or (self.empty and not self.busy)
+        """Whether nothing is on its device, nor comes there: it may have no process now."""
+        return self.state in (SlotState.STARTING, SlotState.LOST) or (self.empty and not self.busy)
 
     @property
     def is_free(self) -> bool:

@@ -136,10 +136,9 @@ class SlotHealth(TypedDict):
 
 
 class Lent(TypedDict):
-    """What `inbox/runner.lend` says: to whom the device is lent, since when, and until when.
+    """What `inbox/runner.lend` says: until when the device is lent, or for how long a process runs.
 
-    Without `until` it is lent until the file goes, or the process `pid` of `host` ends; `space` is
-    the `pid_space` of that number. With `now` no image is finished before.
+    `space` is the `pid_space` of its `pid`. With `now` no image is finished before.
     """
 
     until: str | None

@@ -1,4 +1,4 @@
-"""`lend`: gives the device to another program, for a time, while a command runs, or until told."""
+"""`lend`: gives the GPU to another program, for a time, while a command runs, or until told."""
 
 import argparse
 import os
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from runner import client
@@ -33,45 +32,46 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_lend(options: argparse.Namespace) -> int:
     """Lend the device, and return when it is free; with a command, when that has ended."""
-    home = find_home(options.home)
+    home, command = find_home(options.home), options.command
     if options.end:
         text = "taken back" if client.take_back(home) else "it was not lent"
         print_answer(options, {"ok": True}, text)
         return 0
     seconds = _seconds_of(options.time)
-    program = shutil.which(options.command[0]) if options.command else None
-    if options.command and program is None:
-        raise UsageProblem(f"there is no command {options.command[0]!r}")
-    asked = lending.lent_to(os.getpid(), now=options.now)
-    stays = False
+    if command and shutil.which(command[0]) is None:
+        raise UsageProblem(f"there is no command {command[0]!r}")
+    # Until it is free: the end of this process takes it back.
+    ours = lending.lent_to(os.getpid(), now=options.now)
     try:
-        lent = _lent(home, asked, shares=program is None)
+        lent = _lent(home, ours, shares=not command)
         if client.runner_health(home) is not None:
             print_message("waiting until the runner has left the device")
         client.wait_until_lent(home, lent)
-        if program is not None:
-            return _run(home, lent, [program, *options.command[1:]], seconds)
-        lent = _longer(home, lent, seconds, is_own=lent == asked)
-        stays = True
+        if command:
+            return _run(home, lent, command, seconds)
+        until = None if seconds is None else time.time() + seconds
+        # One that is there already is only made longer.
+        if lent == ours or (lent["until"] and (until is None or lending.is_over(lent, until))):
+            client.lend_on(home, lent, lent := lending.lent_to(None, until))
     finally:
-        if not stays:
-            client.take_back(home, asked)
-    text = f"lent until {lent['until'] or 'it is taken back'}: `fluxdrop lend --end` takes it back"
-    print_answer(options, {"lent": lent}, f"the device is free, and {text}")
+        client.take_back(home, ours)
+    until_text = lent["until"] or "it is taken back"
+    text = f"the device is free, and lent until {until_text}: `fluxdrop lend --end` takes it back"
+    print_answer(options, {"lent": lent}, text)
     return 0
 
 
-def _lent(home: Home, asked: Lent, *, shares: bool) -> Lent:
-    """Wait for the end of other lends; what the device is lent by then.
+def _lent(home: Home, ours: Lent, *, shares: bool) -> Lent:
+    """Wait for the end of other lends, but for one that can be shared; the one that is there then.
 
-    One that no process has is shared with who only makes it longer.
+    One that no process has is shared by who runs no command.
     """
     told = False
-    while (lent := client.lend(home, asked)) != asked:
+    while (lent := client.lend(home, ours)) != ours:
         if shares and lent["pid"] is None:
-            if asked["now"] and not lent["now"]:
+            if ours["now"]:
                 client.lend_on(home, lent, lent := lent | {"now": True})
-            return lent
+            break
         if not told:
             print_message(f"waiting, for {lending.hold_of(lent).message}")
             told = True
@@ -79,15 +79,7 @@ def _lent(home: Home, asked: Lent, *, shares: bool) -> Lent:
     return lent
 
 
-def _longer(home: Home, lent: Lent, seconds: float | None, *, is_own: bool) -> Lent:
-    """Let a lend stay without a process from now on, at least for as long as it would have."""
-    until = None if seconds is None else time.time() + seconds
-    if is_own or (lent["until"] and (until is None or lending.is_over(lent, until))):
-        client.lend_on(home, lent, lent := lending.lent_to(None, until))
-    return lent
-
-
-def _run(home: Home, lent: Lent, command: Sequence[str], seconds: float | None) -> int:
+def _run(home: Home, lent: Lent, command: list[str], seconds: float | None) -> int:
     """Run a command to which the device is lent; its exit code, 128 + n where signal n ended it."""
     child: subprocess.Popen[bytes] | None = None
 
@@ -98,16 +90,14 @@ def _run(home: Home, lent: Lent, command: Sequence[str], seconds: float | None) 
 
     with taken_by(pass_on):
         try:
-            child = subprocess.Popen(command)
+            child = subprocess.Popen(command, executable=shutil.which(command[0]))
         except OSError as error:
             raise UsageProblem(f"{command[0]} cannot be started: {error.strerror}") from error
         until = None if seconds is None else time.time() + seconds
         client.lend_on(home, lent, lent := lending.lent_to(child.pid, until))
-        try:
-            code = child.wait()
-        finally:
-            if not client.take_back(home, lent):
-                print_message("the device was taken back before the command ended")
+        code = child.wait()
+    if not client.take_back(home, lent):
+        print_message("the device was taken back before the command ended")
     return 128 - code if code < 0 else code
 
 

@@ -39,6 +39,7 @@ from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
 from runner.spool.store.lending import hold_of
 from runner.stop_signals import taken_by
+from runner.wire import Lent
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class Daemon:
         self._health_due = 0.0
         self._scans_wanted = 0
         self._idle_since: float | None = None
-        self._shown: tuple[Hold | None, bool] = (None, False)
+        self._lent: tuple[Lent | None, bool] = (None, False)
+        """To whom the device is lent, and whether it is empty, as far as that was said."""
         self._log_once = LogOnce("mending what is at fault")
 
     # -- start and stop --------------------------------------------------------------------------
@@ -269,12 +271,12 @@ class Daemon:
         self.home.threads.awake.tick()
         if self._is_broken():
             return
-        hold, is_given = self._shown
-        if hold and hold.lent and self.worker.idle and not is_given:
-            # No event tells that a device has become empty.
+        lent, is_empty = self._lent
+        if lent and self.worker.idle and not is_empty:
+            # No event tells that it has become so.
             seconds = min(seconds, _EMPTY_SECONDS)
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
-        self._give_device()
+        self._lend()
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
             self.home.places.tend_marks()
@@ -301,30 +303,25 @@ class Daemon:
             log.error("%s", disks.message)
         return disks or (PAUSED if controls.paused else None)
 
-    def _give_device(self) -> None:
+    def _lend(self) -> None:
         """Empty a device that is lent as soon as its image is over, and say at once that it is."""
-        hold = self.worker.hold
-        before, self._shown = self._shown, (hold, self._is_given())
-        if self._shown == before:
-            return
-        if hold and hold.lent and before[0] != hold:
-            log.info("%s", hold.message)
-            self.executor.release()
-        if (hold and hold.lent) or (before[0] and before[0].lent):
+        hold, before = self.worker.hold, self._lent
+        lent = hold.lent if hold else None
+        self._lent = lent, bool(lent) and self.worker.idle and self._is_empty()
+        if self._lent != before:
             self._health_due = 0.0
+            if hold and lent and lent != before[0]:
+                log.info("%s", hold.message)
+                self.executor.release()
 
-    def _is_given(self) -> bool:
-        """Whether the device is lent, and nothing of this runner is on it."""
-        is_lent = self.worker.hold is not None and self.worker.hold.lent is not None
-        idle = is_lent and self.worker.idle
-        return idle and all(slot.has_nothing for slot in self.executor.slots())
+    def _is_empty(self) -> bool:
+        return all(slot.has_nothing for slot in self.executor.slots())
 
     def _release_idle_models(self) -> None:
         """Release idle models: long unused, while no image may begin, or until hours open."""
         if not self.worker.idle:
             self._idle_since = None
             return
-        loaded = not all(slot.has_nothing for slot in self.executor.slots())
         moment = monotonic()
         since = self._idle_since = self._idle_since or moment
         unused = moment - since >= self.home.settings.idle_minutes * 60
@@ -332,14 +329,15 @@ class Daemon:
             moment - since >= _BETWEEN_DROPS_SECONDS
             and (self.scheduler.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
-        if loaded and (unused or outside_hours or self.worker.hold is not None):
+        to_go = unused or outside_hours or self.worker.hold is not None
+        if to_go and not self._is_empty():
             self.executor.release()
 
     def _state(self) -> str:
-        hold = self.worker.hold
-        if not self.worker.idle or (hold and hold.lent and not self._is_given()):
+        lent, is_empty = self._lent
+        if not self.worker.idle or (lent and not is_empty):
             return "working"
-        return "idle" if hold is None else "lent" if hold.lent else "paused"
+        return "lent" if lent else "idle" if self.worker.hold is None else "paused"
 
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
         """Whether nothing is left to do, and a scan of the inbox begun since then found nothing."""

@@ -29,7 +29,7 @@ while json.loads(file.read_text())["pid"] != os.getpid(): time.sleep(0.01)
 
 
 def lent(home: Path) -> Lent | None:
-    return client.lent_to(Home(home))
+    return client.current_lend(Home(home))
 
 
 def until(home: Path) -> float:

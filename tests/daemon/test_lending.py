@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from runner import reading
+from runner import clock, reading
 from runner.clock import timestamp
 from runner.executor import SlotState
+from runner.spool.inbox import control
 from runner.spool.store import lending
 from tests.daemon import columns
 from tests.daemon.columns import daemon_of
@@ -39,6 +40,11 @@ def is_lent(spool: Spool) -> bool:
 def later(seconds: float) -> str:
     """A moment as a file has it, so many seconds from now."""
     return timestamp(lending.time_of(timestamp()) + seconds)
+
+
+def pass_an_hour(patch: pytest.MonkeyPatch) -> None:
+    """Put the clock on by which a time is over."""
+    patch.setattr(control, "now", lambda: clock.now() + 3601)
 
 
 @pytest.fixture
@@ -110,10 +116,10 @@ def test_every_slot_is_emptied_and_one_that_is_made_again_keeps_nothing_waiting(
 
 @pytest.mark.parametrize("how", ["time", "process", "file"])
 def test_the_runner_goes_on_by_itself_when_a_lend_is_over(
-    spool: Spool, process: subprocess.Popen[bytes], how: str
+    spool: Spool, process: subprocess.Popen[bytes], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = {
-        "time": {"until": later(0.3)},
+        "time": {"until": later(3600)},
         "process": {**lending.lent_to(process.pid), "until": later(3600)},
         "file": {},
     }
@@ -125,6 +131,8 @@ def test_the_runner_goes_on_by_itself_when_a_lend_is_over(
         process.kill()
     elif how == "file":
         file.unlink()
+    else:
+        pass_an_hour(monkeypatch)
     assert spool.end("hero")["state"] == "succeeded"
     assert not file.exists()
     spool.until(lambda: health(spool)["lent"] is None)
@@ -149,9 +157,10 @@ def test_a_lend_outlives_the_runner(told: Spool, end: str) -> None:
 
 
 def test_a_lend_that_is_made_longer_never_lets_an_image_begin(spool: Spool) -> None:
-    lend(spool, until=later(0.5))
+    lend(spool, until=later(60))
     spool.until(lambda: is_lent(spool))
     spool.drop("hero.yaml")
+    spool.until(lambda: spool.status("hero"))
     until = later(3600)
     lend(spool, until=until)
     spool.until(lambda: health(spool)["lent"]["until"] == until)
@@ -212,14 +221,19 @@ def test_what_comes_while_an_old_lend_is_taken_out_is_not_taken_for_it(
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_drain_waits_for_a_lend_that_ends_by_itself_and_names_the_other(
-    idle_spool: Spool, ends: bool
+    idle_spool: Spool, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = idle_spool
-    lend(spool, **({"until": later(0.5)} if ends else {}))
+    lend(spool, **({"until": later(3600)} if ends else {}))
     spool.drop("hero.yaml")
     spool.start()
     said: list[str] = []
-    outcome = daemon_of(spool).drain(notify=said.append)
+
+    def hear(text: str) -> None:
+        said.append(text)
+        pass_an_hour(monkeypatch)
+
+    outcome = daemon_of(spool).drain(notify=hear)
     assert [line.startswith("the device is lent until") for line in said] == [True]
     if ends:
         assert outcome.all_well and outcome.counts["succeeded"] == 1

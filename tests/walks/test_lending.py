@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,27 +16,38 @@ from tests.walks.test_walk import pixels
 
 pytestmark = pytest.mark.timeout(240)
 
-STEPS = 120
-LOOK = "import pathlib, sys; print(*(pathlib.Path(p).read_text() for p in sys.argv[1:]), sep='\\0')"
+LOOK = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_text()); sys.exit(3)"
 
 
-def test_a_command_that_is_lent_the_device_in_mid_image_finds_it_empty_and_costs_nothing(
-    runner: Runner,
-) -> None:
-    (whole,) = runner.succeeded(runner.drop("lend-whole", steps=STEPS))
-    job = runner.drop("lend-cut", steps=STEPS)
+def test_a_lend_in_mid_image_empties_the_device_and_costs_nothing(runner: Runner) -> None:
+    (whole,) = runner.succeeded(runner.drop("lend-whole", steps=60))
+    job = runner.drop("lend-cut", steps=60)
     runner.until(job, lambda s: s["progress"] and s["progress"]["step"] > 5)
-    outbox = runner.home / "outbox"
-    seen = [str(outbox / "runner.json"), str(outbox / job / "status.json")]
-    command = (sys.executable, "-c", f"{LOOK}; sys.exit(3)", *seen)
-    done = fluxdrop("lend", "--now", "--home", str(runner.home), "--", *command)
-    assert done.code == 3 and "waiting until the runner has left" in done.err
-    health, status = map(json.loads, done.out.split("\0"))
-    assert (health["state"], health["models"]) == ("lent", [])
-    assert [slot["memory"] for slot in health["slots"]] == [None]
-    assert (status["state"], status["reason"], status["attempt"]) == ("queued", "Lent", 0)
+    runner.put("runner.lend", '{"now": true}')
+    health = eventually(lambda: is_lent(runner), "an empty device")
+    assert health["models"] == [] and [slot["memory"] for slot in health["slots"]] == [None]
+    status = runner.until(job, lambda s: s["state"] == "queued")
+    assert (status["reason"], status["attempt"]) == ("Lent", 0)
+    (runner.home / "inbox" / "runner.lend").unlink()
     (cut,) = runner.succeeded(job)
     assert pixels(runner, cut) == pixels(runner, whole)
+
+
+def is_lent(runner: Runner) -> dict[str, Any]:
+    """The health file, once it says that the device is lent."""
+    health = runner.read("runner.json")
+    return health if health["state"] == "lent" else {}
+
+
+def test_a_command_waits_for_the_image_in_hand_and_finds_the_device_empty(runner: Runner) -> None:
+    job = runner.drop("lend-first", steps=60)
+    runner.until(job, lambda s: s["progress"])
+    command = (sys.executable, "-c", LOOK, str(runner.home / "outbox" / "runner.json"))
+    done = fluxdrop("lend", "--home", str(runner.home), "--", *command)
+    assert done.code == 3 and "waiting until the runner has left" in done.err
+    health = json.loads(done.out)
+    assert (health["state"], health["models"]) == ("lent", [])
+    runner.succeeded(job)
     assert not (runner.home / "inbox" / "runner.lend").exists()
 
 
