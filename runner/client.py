@@ -7,6 +7,7 @@ by the command line and the MCP server, and usable from other programs.
 
 import contextlib
 import errno
+import json
 import os
 import platform
 import re
@@ -20,15 +21,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner import reading
-from runner.errors import UsageProblem
+from runner.errors import InputBad, UsageProblem
 from runner.files import is_file, is_there, names_in, read_file
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
+from runner.spool.store import lending
 from runner.spool.store.names import (
     CLEAN_NAME,
     KEEP_SUFFIX,
+    LEND_NAME,
     Names,
     file_key,
     holds_no_id,
@@ -38,6 +41,7 @@ from runner.spool.store.names import (
     receipt_names,
     unique,
 )
+from runner.wire import Lent
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -315,6 +319,58 @@ def resume(home: Home) -> None:
     (home.inbox / "runner.pause").unlink(missing_ok=True)
 
 
+def lend(home: Home, lent: Lent) -> Lent:
+    """Ask for the device; to whom it is lent then: to another, while that is not over."""
+    while not _put(home, json.dumps(lent).encode(), [LEND_NAME]):
+        other = current_lend(home)
+        if other is not None and not lending.is_over(other, time.time()):
+            return other
+        if other is not None:
+            # A runner does that as well.
+            take_back(home, other)
+    return lent
+
+
+def current_lend(home: Home) -> Lent | None:
+    """What `runner.lend` says, by which the device is lent; None where there is none."""
+    try:
+        return lending.read(home.inbox / LEND_NAME)
+    except FileNotFoundError:
+        return None
+    except (OSError, InputBad):
+        return lending.ENDLESS
+
+
+def lend_on(home: Home, before: Lent, lent: Lent) -> None:
+    """Replace what `runner.lend` says, as long as it says what it did before."""
+    if current_lend(home) == before:
+        _put(home, json.dumps(lent).encode(), [LEND_NAME], over=True)
+
+
+def take_back(home: Home, lent: Lent | None = None) -> bool:
+    """Remove `runner.lend`, where given only if it says this; whether that was there."""
+    with _writing(home), contextlib.suppress(FileNotFoundError):
+        if lent is None or current_lend(home) == lent:
+            beneath.remove(home.inbox / LEND_NAME, _unlinked(home))
+            return True
+    return False
+
+
+def wait_until_lent(home: Home, lent: Lent) -> None:
+    """Wait until the runner has nothing on the device, or none runs.
+
+    Raises UsageProblem where it is taken back meanwhile.
+    """
+
+    def is_free() -> bool | None:
+        if current_lend(home) != lent:
+            raise UsageProblem("the device was taken back before it was free")
+        health = runner_health(home)
+        return health is None or (health["state"], health["lent"]) == ("lent", lent) or None
+
+    _wait(is_free, None)
+
+
 def clean(home: Home) -> None:
     """Ask the runner to forget the finished jobs whose folders are gone by now."""
     with contextlib.suppress(OSError):
@@ -357,8 +413,8 @@ def _writing(home: Home) -> Iterator[None]:
         raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
 
 
-def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
-    """Write a file aside, then rename it to the first free name; never over another file.
+def _put(home: Home, data: bytes, names: Iterable[str], *, over: bool = False) -> str | None:
+    """Write a file aside, then rename it to the first free name; only `over` another if told so.
 
     Returns that name, or None where every name is taken.
     """
@@ -372,6 +428,9 @@ def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
                 file.flush()
                 os.fsync(file.fileno())
             for name in names:
+                if over:
+                    beneath.rename(aside, home.inbox / name, unlinked)
+                    return name
                 if _rename_to_free(aside, home.inbox / name, unlinked):
                     return name
     finally:

@@ -40,7 +40,8 @@ class Slot:
 
     `batch_size` is how many images like the last one it can make in one call. `host` is the name of
     its machine, `device` that of a setting ("cuda:1"), and `memory` the bytes of the device that it
-    has reserved, where that is known. `note` says in a sentence why it takes no tasks.
+    has reserved, where that is known. `note` says in a sentence why it takes no tasks. While it is
+    `empty`, nothing was begun since all was taken off its device.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Slot:
     memory: int | None = None
     state: SlotState = SlotState.READY
     note: str = ""
+    empty: bool = True
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether nothing is on its device, nor comes there: it may have no process now."""
+        return self.state in (SlotState.STARTING, SlotState.LOST) or (self.empty and not self.busy)
 
     @property
     def is_free(self) -> bool:
@@ -174,7 +181,7 @@ class Executor(Protocol):
         """End a slot that hangs, which is told by a SlotLost; False where that cannot be done."""
 
     def release(self) -> None:
-        """Take every model off the device (paused, outside windows, idle)."""
+        """Take all off the devices once the tasks in flight are answered; `empty` says when."""
 
     def close(self) -> None:
         """Stop, answer what is in flight, and end every thread."""

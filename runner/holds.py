@@ -13,6 +13,7 @@ from pathlib import Path
 from runner.clock import timestamp
 from runner.errors import DiskFull
 from runner.settings import Home
+from runner.wire import Lent
 
 LEAST_FREE_BYTES = 64 << 20
 """Four large pictures, and what the ledger and the statuses of a busy hour take."""
@@ -23,13 +24,20 @@ WAITING_FOR_INPUT = "WaitingForInput"
 
 @dataclass(frozen=True)
 class Hold:
-    """The reason word, if a status shows one, and the sentence for a job that has to wait."""
+    """The reason word, if a status shows one, and the sentence for a job that has to wait.
+
+    `lent` says to whom the device is lent meanwhile. A drain waits for one that `passes` by itself.
+    """
 
     reason: str | None
     message: str
+    lent: Lent | None = None
+    passes: bool = True
 
 
-PAUSED = Hold("Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it")
+PAUSED = Hold(
+    "Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it", passes=False
+)
 PREEMPTED = Hold("Preempted", "another job has the next turn")
 STOPPING = Hold(None, "continues when the runner starts again")
 RUNNER_ENDED = Hold(None, "continues after the runner ended")

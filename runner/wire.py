@@ -143,6 +143,20 @@ class ReceiverHealth(TypedDict):
     dropped: int
 
 
+class Lent(TypedDict):
+    """What `inbox/runner.lend` says: until when the device is lent, or for how long a process runs.
+
+    `space` is the `pid_space` of its `pid`. With `now` no image is finished before.
+    """
+
+    until: str | None
+    pid: int | None
+    host: str | None
+    space: str | None
+    since: str | None
+    now: bool
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -166,6 +180,7 @@ class RunnerHealth(TypedDict):
     threads: dict[str, float]
     receivers: list[ReceiverHealth]
     gpu: dict[str, Any] | None
+    lent: Lent | None
     started_at: str
     updated_at: str
     interval_seconds: float

@@ -160,7 +160,7 @@ def _wait_for_runner(home: Home) -> None:
     health = client.runner_health(home)
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop demo` again")
-    if health["state"] == "paused":
+    if health["state"] in ("paused", "lent"):
         raise UsageProblem(_HELD.format(health["note"]))
     time.sleep(0.05)
 

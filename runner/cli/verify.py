@@ -20,11 +20,13 @@ from typing import Any
 
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
+from runner.clock import now
 from runner.errors import JobFailed, RunnerBusy, RunnerNeeded, UsageProblem
 from runner.files import is_file, kind_of, read_file, sha256_of
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.spool.store import lending
 from runner.spool.store.names import CLEAN_NAME
 from runner.stop_signals import taken_by
 from runner.wire import read_json
@@ -135,6 +137,8 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     from runner.spool.inbox import loras
     from runner.spool.inbox.inputs import place_of
 
+    if (lent := client.current_lend(home)) and not lending.is_over(lent, now()):
+        raise UsageProblem(f"{lending.hold_of(lent).message}; then verify again")
     spec = _spec(sidecar)
     catalogue = RegistryCatalogue(home.settings, home.data)
     if problems := catalogue.problems(spec):
@@ -203,7 +207,7 @@ def _require_working(home: Home, job: str = "") -> None:
     health = client.runner_health(home)
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop verify` again")
-    if health["state"] == "paused":
+    if health["state"] in ("paused", "lent"):
         raise UsageProblem(f"{health['note']}; then verify again")
     if client.status(home, job).get("reason") == "OutsideWindow":
         raise UsageProblem("the settings' window is closed: verify while it is open")

@@ -40,7 +40,9 @@ from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
+from runner.spool.store.lending import hold_of
 from runner.stop_signals import taken_by
+from runner.wire import Lent
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ _NEWEST = 20
 # Outside the hours models are released soon, but not between two drops of a person at work.
 _BETWEEN_DROPS_SECONDS = 60.0
 _LET_GO_SECONDS = 10.0
+_EMPTY_SECONDS = 0.05
 # So long a drain waits for a slot, which may be made again, or on a machine that comes back.
 _SLOTLESS_SECONDS = 120.0
 
@@ -91,6 +94,8 @@ class Daemon:
         self._health_due = 0.0
         self._scans_wanted = 0
         self._idle_since: float | None = None
+        self._lent: tuple[Lent | None, bool] = (None, False)
+        """To whom the device is lent, and whether it is empty, as far as that was said."""
         self._log_once = LogOnce("mending what is at fault")
 
     # -- start and stop --------------------------------------------------------------------------
@@ -224,6 +229,9 @@ class Daemon:
             for name, why in self.intake.waiting_files.items() - told:
                 told.add((name, why))
                 notify(f"waiting for inbox/{name}, which {why}")
+            if (hold := self.worker.hold) and hold.lent and ("", hold.message) not in told:
+                told.add(("", hold.message))
+                notify(hold.message)
             slots = self.executor.slots()
             if any(slot.state == SlotState.READY for slot in slots):
                 ready_at = self.home.threads.awake()
@@ -272,7 +280,12 @@ class Daemon:
         self.home.threads.awake.tick()
         if self._is_broken():
             return
+        lent, is_empty = self._lent
+        if lent and self.worker.idle and not is_empty:
+            # No event tells that it has become so.
+            seconds = min(seconds, _EMPTY_SECONDS)
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
+        self._lend()
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
             self.home.places.tend_marks()
@@ -297,17 +310,34 @@ class Daemon:
 
     def _hold(self) -> Hold | None:
         """Why no image may begin now, or None."""
+        controls, before = self.intake.controls, self.worker.hold
+        if (lent := controls.lent) is not None:
+            # First: who has the device waits to be told so.
+            return hold_of(lent)
         disks = disk_hold(self.home)
-        if disks is not None and self.worker.hold in (None, PAUSED):
+        if disks is not None and (before is None or before == PAUSED or before.lent):
             log.error("%s", disks.message)
-        return disks or (PAUSED if self.intake.controls.paused else None)
+        return disks or (PAUSED if controls.paused else None)
+
+    def _lend(self) -> None:
+        """Empty a device that is lent as soon as its image is over, and say at once that it is."""
+        hold, before = self.worker.hold, self._lent
+        lent = hold.lent if hold else None
+        self._lent = lent, bool(lent) and self.worker.idle and self._is_empty()
+        if self._lent != before:
+            self._health_due = 0.0
+            if hold and lent and lent != before[0]:
+                log.info("%s", hold.message)
+                self.executor.release()
+
+    def _is_empty(self) -> bool:
+        return all(slot.has_nothing for slot in self.executor.slots())
 
     def _release_idle_models(self) -> None:
         """Release idle models: long unused, while no image may begin, or until hours open."""
         if not self.worker.idle:
             self._idle_since = None
             return
-        loaded = any(slot.models for slot in self.executor.slots())
         moment = monotonic()
         since = self._idle_since = self._idle_since or moment
         unused = moment - since >= self.home.settings.idle_minutes * 60
@@ -315,13 +345,15 @@ class Daemon:
             moment - since >= _BETWEEN_DROPS_SECONDS
             and (self.scheduler.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
-        if loaded and (unused or outside_hours or self.worker.hold is not None):
+        to_go = unused or outside_hours or self.worker.hold is not None
+        if to_go and not self._is_empty():
             self.executor.release()
 
     def _state(self) -> str:
-        if not self.worker.idle:
+        lent, is_empty = self._lent
+        if not self.worker.idle or (lent and not is_empty):
             return "working"
-        return "idle" if self.worker.hold is None else "paused"
+        return "lent" if lent else "idle" if self.worker.hold is None else "paused"
 
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
         """Whether nothing is left to do, and a scan of the inbox begun since then found nothing."""
@@ -343,7 +375,8 @@ class Daemon:
         unsettled = self.intake.unsettled or self.intake.controls.forgetting
         if unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
-        if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
+        hold = self.worker.hold
+        if hold is not None and not (hold.passes and (wait_for_hours or hold.lent)):
             return True
         if self.ledger.ready(now(), limit=1) or self._waits_for_inputs():
             return False

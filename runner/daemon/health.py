@@ -73,6 +73,7 @@ class Health:
             threads=self.spool.home.threads.still(),
             receivers=self.telling.health(),
             gpu=None,
+            lent=self.worker.hold.lent if self.worker.hold else None,
             started_at=self.started_at,
             updated_at=timestamp(),
             interval_seconds=HEALTH_SECONDS,

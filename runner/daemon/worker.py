@@ -142,7 +142,7 @@ class Worker:
             return
         self._holds.clear()
         slots = self._executor.slots()
-        if self.stopping:
+        if self.stopping or (self.hold and self.hold.lent and self.hold.lent["now"]):
             for slot in slots:
                 if slot.busy:
                     self._executor.stop(slot.name)

@@ -72,6 +72,7 @@ class GpuThread:
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
+        self._is_empty = True
         self._orders: SimpleQueue[_Order] = SimpleQueue()
         self._threads = threads or Threads()
         self._thread = self._threads.start(self._slot, self._run)
@@ -84,6 +85,7 @@ class GpuThread:
                 Slot(
                     self._slot, bool(self._in_flight), loaded, size,
                     platform.node(), self._device, devices.reserved() if loaded else None,
+                    empty=self._is_empty,
                 ),
             )  # fmt: skip
 
@@ -116,7 +118,11 @@ class GpuThread:
 
     def release(self) -> None:
         """The thread does it, after the tasks in flight."""
-        self._orders.put(self._renderer.forget)
+        self._orders.put(self._release)
+
+    def _release(self) -> None:
+        self._renderer.forget()
+        self._is_empty = True
 
     def close(self) -> None:
         with self._lock:
@@ -131,6 +137,7 @@ class GpuThread:
             order = self._orders.get()
             self._threads.moved(self._slot)
             if isinstance(order, list):
+                self._is_empty = False
                 if not self._run_batch(order):
                     for task, sign in order:
                         answer = self._answer(task, sign)

@@ -33,7 +33,8 @@ class Attendance:
         """Whether a runner is there, and what a caller should know about it."""
         health = client.runner_health(self._home)
         if health is not None:
-            return {"running": True, "message": f"a runner is {health['state']}"}
+            note = f": {health['note']}" if health["note"] else ""
+            return {"running": True, "message": f"a runner is {health['state']}{note}"}
         return {
             "running": False,
             "message": "no runner is running, so nothing is made yet; what was submitted waits"

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from runner import client
 from runner.cli.init import make_home
 from runner.cli.verify import _changes
 from runner.engine.gpu_thread import GpuThread
+from runner.settings import Home
+from runner.spool.store import lending
 from tests import random_twin
 from tests.cli.here import Here
 from tests.cli.test_live import RunnerOf, started
@@ -336,3 +339,10 @@ def test_a_gpu_thread_that_ends_by_a_mistake_is_not_waited_for(
     done = verify("verify", str(file_of(verify.home, "plain-0001.json")), "--json")
     assert done.code == 1
     assert "its thread gpu0 ended by a mistake" in done.json["reason"]
+
+
+def test_a_picture_is_not_made_again_on_a_device_that_is_lent(verify: Here) -> None:
+    client.lend(Home(verify.home), lending.ENDLESS)
+    done = verify("verify", str(verify.home / "outbox" / "plain" / "plain-0001.json"))
+    assert client.take_back(Home(verify.home))
+    assert done.code == 2 and "the device is lent until" in done.err

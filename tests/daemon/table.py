@@ -42,13 +42,21 @@ TABLE: dict[str, tuple[Cell, ...]] = {
          "test_a_cancel_in_mid_image_sets_the_stop_sign_and_the_job_ends_with_the_last_answer"),
         ("nothing", "test_a_cancel_of_a_final_job_is_removed_and_changes_nothing"),
     ),
-    "`runner.pause`": (
+    "`runner.pause`, `runner.lend`": (
         ("is answered, and stays", "test_a_pause_lets_an_answer_go_on_and_its_job_waits"),
         ("stays", "test_a_pause_leaves_a_queued_job_where_it_is"),
         ("back into the queue", "test_a_job_between_two_images_is_put_back_at_the_next_look"),
         ("back at the end of that image",
          "test_a_job_in_mid_image_is_put_back_at_the_end_of_that_image"),
         ("nothing", "test_a_hold_changes_nothing_of_a_final_job"),
+    ),
+    "`runner.lend` with `now`": (
+        None,
+        None,
+        None,
+        ("stop sign; back, nobody is charged",
+         "test_a_lend_at_once_sets_the_stop_sign_and_takes_the_image_back_uncharged"),
+        None,
     ),
     "hours, priority, a full disk": (
         None,

@@ -28,7 +28,8 @@ class FourAtOnce(FlatColours):
         self.goes: list[list[int]] = []
 
     def slots(self) -> Sequence[Slot]:
-        return (Slot("gpu0", bool(self.hand), tuple(sorted(self.models)), batch_size=4),)
+        models = tuple(sorted(self.models))
+        return (Slot("gpu0", bool(self.hand), models, batch_size=4, empty=not models),)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         assert not self.hand, "the slot is busy"

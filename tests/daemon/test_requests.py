@@ -1,11 +1,11 @@
 """What a caller asks of a job, in each state that the job can be in: one test for each.
 
-    cancel, put back (a pause, hours, a higher priority, a full disk), retry, keep
+    cancel, put back (a pause, a lend, hours, a higher priority, a full disk), retry, keep
 
 each of a job that is queued and not answered yet, queued and held or ready, running between two
 images, running in mid image, and final. What comes unasked is in `test_interruptions.py`, and what
-it costs a job in `test_attempts.py`. A device that is lent to another program, and a disk that
-cannot be written, put no job back yet, so no test here has them.
+it costs a job in `test_attempts.py`. A disk that cannot be written puts no job back yet, so no test
+here has it.
 """
 
 from __future__ import annotations
@@ -137,6 +137,13 @@ def pause(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
     return file.unlink
 
 
+def lend(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
+    file = spool.home.inbox / "runner.lend"
+    file.touch()
+    spool.until(lambda: (hold := daemon_of(spool).worker.hold) and hold.reason == "Lent")
+    return file.unlink
+
+
 def close_hours(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
     tomorrow = now() + 86_400.0
     modules = ("runner.daemon.worker.ready_at", "runner.daemon.scheduler.ready_at")
@@ -169,19 +176,21 @@ HOLDS = pytest.mark.parametrize(
     ("begin", "reason"),
     [
         (pause, "Paused"),
+        (lend, "Lent"),
         (close_hours, "OutsideWindow"),
         (outrank, "Preempted"),
         (fill_disk, "DiskFull"),
     ],
-    ids=["pause", "hours", "priority", "disk"],
+    ids=["pause", "lend", "hours", "priority", "disk"],
 )
 
 
+@pytest.mark.parametrize("hold", [pause, lend])
 def test_a_pause_lets_an_answer_go_on_and_its_job_waits(
-    told: Spool, monkeypatch: pytest.MonkeyPatch
+    told: Spool, monkeypatch: pytest.MonkeyPatch, hold: Callable[..., Go]
 ) -> None:
     go = columns.unanswered(told, monkeypatch)
-    resume = pause(told, monkeypatch)
+    resume = hold(told, monkeypatch)
     go()
     assert told.receipt("hero.yaml")["outcome"] == "accepted"
     assert told.status("hero")["state"] == "queued" and told.device.started == []
@@ -189,12 +198,13 @@ def test_a_pause_lets_an_answer_go_on_and_its_job_waits(
     assert told.end("hero")["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("hold", [pause, lend])
 @each([columns.ready, columns.outside_hours, columns.without_input])
 def test_a_pause_leaves_a_queued_job_where_it_is(
-    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column, hold: Callable[..., Go]
 ) -> None:
     go = column(told, monkeypatch)
-    pause(told, monkeypatch)
+    hold(told, monkeypatch)
     ledger = daemon_of(told).ledger
     seq = ledger.newest("hero").seq  # type: ignore[union-attr]
     go()
@@ -243,6 +253,20 @@ def test_a_job_in_mid_image_is_put_back_at_the_end_of_that_image(
     status = told.end("hero")
     assert (status["attempt"], status["images"]["done"]) == (1, 3)
     assert [n for job, n in told.device.started if job == "hero"] == [1, 2, 3]
+
+
+def test_a_lend_at_once_sets_the_stop_sign_and_takes_the_image_back_uncharged(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    (told.home.inbox / "runner.lend").write_text('{"now": true}', encoding="utf-8")
+    status = told.until(lambda: (s := told.status("hero"))["reason"] == "Lent" and s)
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("queued", 0, 1)
+    assert columns.in_flight(told) == {} and losses(told) == []
+    _lift(told, (told.home.inbox / "runner.lend").unlink)
+    status = told.end("hero")
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("succeeded", 1, 3)
+    assert [n for job, n in told.device.started if job == "hero"] == [1, 2, 2, 3]
 
 
 def _lift(spool: Spool, finish: Go) -> None:

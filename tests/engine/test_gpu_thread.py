@@ -28,6 +28,7 @@ from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.task import ImageTask, InputImage
 from tests.fakes import TwinLibrary, Watched, life
+from tests.harness import eventually
 
 ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
@@ -281,8 +282,11 @@ def test_release_takes_the_models_off_and_the_next_task_loads_again(
     executor_of: ExecutorOf, task_of: TaskOf
 ) -> None:
     executor = executor_of()
+    assert executor.slots()[0].has_nothing
     first = digest(outcome(executor, task_of("text2img")))
+    assert not executor.slots()[0].has_nothing
     executor.release()
+    eventually(lambda: executor.slots()[0].has_nothing, "an empty device")
     executor.start("gpu0", [task_of("text2img")])
     *progress, answer = life(executor)
     assert Progressed("gpu0", task_of("text2img"), Phase.LOADING) in progress

@@ -60,7 +60,8 @@ class FlatColours:
         return self
 
     def slots(self) -> Sequence[Slot]:
-        return (Slot(self.slot, self.task is not None, tuple(sorted(self.models))),)
+        models = tuple(sorted(self.models))
+        return (Slot(self.slot, self.task is not None, models, empty=not models),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         pass

@@ -9,7 +9,7 @@ of a run. Everything is read from folders that the library names, and never from
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,12 +20,16 @@ from runner.engine.hub import explain
 from runner.engine.hub import library as hub
 from runner.engine.hub.sources import HEAVY
 from runner.engine.memory import devices, machine
+from runner.engine.memory.plans import Machine
 from runner.engine.resolved_task import CONTROLNET, PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, quantise
 from runner.engine.weights.fingerprint import KIND, Hashes
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
+
+_NOTABLE = 1 << 30
+"""Bytes of the GPU: less may be what libraries take there beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,22 @@ class PipelineCache:
         model is missing or cannot do the task.
         """
         with telling(on_loading):
-            return self._resolver.resolve(task, pixels)
+            resolved = self._resolver.resolve(task, pixels)
+            if _keys(resolved)["paint"] not in self._stages and self._others_changed():
+                resolved = self._resolver.resolve(task, pixels)
+            return resolved
+
+    def _others_changed(self) -> bool:
+        """Whether others hold notably more or less of the GPU than before; then it plans anew."""
+        measured, before = self._measured(), self._resolver.machine
+        changed = measured.device == "cuda" and abs(measured.vram - before.vram) >= _NOTABLE
+        if changed:
+            # Of the host's memory what is loaded here would count as that of others.
+            self._resolver.plan_anew(replace(before, vram=measured.vram))
+        return changed
+
+    def _measured(self) -> Machine:
+        return machine.measure(self._wanted_device, self._gpu_memory_gb, self._sharing)
 
     def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
@@ -122,11 +141,8 @@ class PipelineCache:
 
     @cached_property
     def _resolver(self) -> TaskResolver:
-        return TaskResolver(
-            self.library,
-            machine.measure(self._wanted_device, self._gpu_memory_gb, self._sharing),
-            device=devices.describe(self.device),
-        )
+        device = devices.describe(self.device)
+        return TaskResolver(self.library, self._measured(), device=device)
 
     def _stage(
         self,

@@ -39,7 +39,7 @@ _CLOCK_SECONDS = 2.0
 
 
 def is_dead(pid: int, then: float) -> bool:
-    """Whether no process in this one's `pid_space` has this number and was there at a time.
+    """Whether no process in this one's `pid_space` has this number, was there at a time, and runs.
 
     The time is in seconds since the epoch: numbers are given again, at the latest when the machine
     is started again.
@@ -48,7 +48,10 @@ def is_dead(pid: int, then: float) -> bool:
     import psutil
 
     try:
-        return bool(psutil.Process(pid).create_time() > then + _CLOCK_SECONDS)
+        process = psutil.Process(pid)
+        is_other = process.create_time() > then + _CLOCK_SECONDS
+        # A zombie has ended, though its parent has not asked for that.
+        return bool(is_other or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

@@ -21,7 +21,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import GATHER_SECONDS, InputWait
-from runner.spool.store.names import is_control, numbered, stand_in, unique
+from runner.spool.store.names import LEND_NAME, is_control, numbered, stand_in, unique
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -132,9 +132,9 @@ class Acknowledger:
             status = os.lstat(taken)
         except FileNotFoundError:
             return
-        # Without the ctime, which a rename changes. Of a control file only the name counts: a shell
-        # makes it first and writes into it then.
-        known = 2 if is_control(drop.name) else 4
+        # Without the ctime, which a rename changes. Of most control files only the name counts: a
+        # shell makes it first and writes into it then.
+        known = 2 if is_control(drop.name) and drop.name != LEND_NAME else 4
         if signature_of(status)[:known] == drop.signature[:known]:
             self._disk.remove(taken)
         elif was_there:

@@ -1,6 +1,6 @@
-"""Control files: cancel a job, run a finished one again, keep one, pause, forget what is gone.
+"""Control files: cancel a job, run one again, keep one, pause, lend, forget what is gone.
 
-Only their names count; their content is never read, and they need no settling. A cancel is
+Only their names count, and they need no settling; only `runner.lend` is read. A cancel is
 removed only once it is recorded, so a restart in between obeys it again, which changes nothing. A
 `runner.clean` takes many scans, and goes after the last. One that cannot be removed is obeyed once.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from runner.clock import timestamp
-from runner.errors import DiskFull
+from runner.clock import now, timestamp
+from runner.errors import DiskFull, InputBad
 from runner.files import text_of
 from runner.job import State
 from runner.log_once import LogOnce
@@ -22,10 +22,12 @@ from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import paths_of, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
+from runner.spool.store import lending
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
     CLEAN_NAME,
     KEEP_SUFFIX,
+    LEND_NAME,
     PAUSE_NAME,
     Names,
     id_from_file,
@@ -39,6 +41,7 @@ from runner.spool.store.names import (
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+from runner.wire import Lent
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
@@ -72,6 +75,7 @@ class Controls:
         # Those of their files, and as their owners gave them.
         self._spec_names = Names(())
         self.paused = False
+        self.lent: Lent | None = None
         # The file that asks for what is gone to be forgotten, and what is left of that.
         self.forgetting: tuple[tuple[int, ...], Iterator[bool]] | None = None
         self.seconds_to_next_check = _UNKNOWN_SECONDS
@@ -82,10 +86,11 @@ class Controls:
         While specs are `composing`, a cancel of an unknown job is kept: it may be for one of them.
         """
         present = {name for name in names if not name.startswith(".")}
-        paused = PAUSE_NAME in present
-        changed = paused != self.paused
-        self.paused = paused
-        controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
+        before = self.paused, self.lent
+        self.paused = PAUSE_NAME in present
+        self.lent = self._lent() if LEND_NAME in present else None
+        changed = (self.paused, self.lent) != before
+        controls = sorted(n for n in present - {PAUSE_NAME, LEND_NAME} if is_control(n))
         # One that cannot leave is a job long since.
         stuck = self._ledger.stuck() if controls else {}
         self._specs = list(filter(is_spec, present.difference(stuck.values())) if controls else ())
@@ -110,8 +115,28 @@ class Controls:
             unobeyed |= not obeyed
         self._awaited = {awaited for _, _, awaited in self._unknown.values()}
         again = _FORGET_AGAIN_SECONDS if self.forgetting else 1.0
-        self.seconds_to_next_check = again if unobeyed else _UNKNOWN_SECONDS
+        self.seconds_to_next_check = again if unobeyed or self.lent else _UNKNOWN_SECONDS
         return changed
+
+    def _lent(self) -> Lent | None:
+        """What `runner.lend` says; None where that is over, and then the file is removed."""
+        file = self._home.inbox / LEND_NAME
+        try:
+            # First: of one that takes its place now, no more than the content may be known.
+            drop = drop_at(file, LEND_NAME, read=False)
+            lent = lending.read(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, InputBad) as error:
+            # An image that begins too early may cost its owner more than one that begins late.
+            self._faults.add(file, error)
+            return lending.ENDLESS
+        if not lending.is_over(lent, now()):
+            self._faults.forget(file)
+            return lent
+        if not self._faults.seconds_left(file):
+            self._remove(drop)
+        return None
 
     def _obey_one(
         self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]

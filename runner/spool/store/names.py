@@ -22,6 +22,7 @@ KEEP_SUFFIX = ".keep"
 CONTROL_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 PAUSE_NAME = "runner.pause"
 CLEAN_NAME = "runner.clean"
+LEND_NAME = "runner.lend"
 _LONGEST_PLAIN_RECEIPT = 200
 
 _TEMPORARY = re.compile(
@@ -133,7 +134,7 @@ class Names:
 
 def is_control(name: str) -> bool:
     """Whether a file of this name is a control file."""
-    return name in (PAUSE_NAME, CLEAN_NAME) or name.lower().endswith(CONTROL_SUFFIXES)
+    return name in (PAUSE_NAME, CLEAN_NAME, LEND_NAME) or name.lower().endswith(CONTROL_SUFFIXES)
 
 
 def is_safe_id(name: str) -> bool:

@@ -13,11 +13,11 @@ import pytest
 
 from runner.engine import gpu
 from runner.engine.memory import devices
-from runner.engine.memory.plans import MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.registry import KINDS
 from runner.engine.weights.fingerprint import Hashes
 from runner.engine.weights.loading import OnLoading
-from runner.engine.weights.pipeline_cache import PipelineCache
+from runner.engine.weights.pipeline_cache import PipelineCache, _keys, _Stage
 from runner.task import ImageTask
 from tests.fakes import PlannedCache, TwinLibrary
 
@@ -193,3 +193,23 @@ def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> Non
     assert torch.get_num_threads() == 1
     devices.use_threads(cpu, 34_000_000_000)
     assert torch.get_num_threads() == chosen
+
+
+def test_what_others_hold_is_seen_before_each_load_and_changes_no_model_that_is_loaded(
+    data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 12 << 30
+    monkeypatch.setattr(
+        "runner.engine.memory.machine.measure", lambda *given: Machine("cuda", free, 8 << 30)
+    )
+    cache = PipelineCache(TwinLibrary(data), device="cpu")
+    first = cache.resolve(task_of("text2img"))
+    assert first.space.machine.room == 12 << 30
+    free = 9 << 30
+    assert cache.resolve(task_of("text2img")).space.machine.room == 9 << 30
+    free -= 900 << 20
+    assert cache.resolve(task_of("text2img")).space.machine.room == 9 << 30, "libraries take it"
+    cache._stages[_keys(first)["paint"]] = _Stage(None, "tiny")
+    free = 2 << 30
+    assert cache.resolve(task_of("text2img")).space.machine.room == 9 << 30, "it is loaded"
+    assert cache.resolve(task_of("fill")).space.machine.room == 2 << 30

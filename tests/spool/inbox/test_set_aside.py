@@ -62,6 +62,7 @@ ODD: dict[str, tuple[Callable[[Spool], None], str]] = {
     "a folder like a cancel": (a_folder("good.cancel"), "inbox/good.cancel"),
     "a folder like a keep": (a_folder("A.keep"), "inbox/A.keep"),
     "a folder like a pause": (a_folder("runner.pause"), "inbox/runner.pause"),
+    "a folder like a lend": (a_folder("runner.lend"), "inbox/runner.lend"),
 }
 """What lies in the inbox for good, and how it is named."""
 
