@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, no_job, print_answer, print_message
+from runner.cli.output import add_verb, nearest_job, print_answer, print_message
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -54,7 +54,8 @@ def _outcome_text(home: Home, outcome: Mapping[str, Any]) -> str:
     if outcome["was_over"]:
         return f"was over already: {state}"
     if state == "unknown":
-        return f"{no_job(home, outcome['id'])}; one that comes within a minute is cancelled"
+        near = nearest_job(home, outcome["id"])
+        return f"no job or drop of this name yet; one that comes in a minute is cancelled ({near})"
     return "cancelled" if state == "cancelled" else f"asked; it is {state}"
 
 
@@ -64,7 +65,7 @@ def run_retry(options: argparse.Namespace) -> int:
     state = client.status(home, options.id)["state"]
     if state not in ("succeeded", "failed", "cancelled"):
         step = {
-            "unknown": no_job(home, options.id),
+            "unknown": nearest_job(home, options.id),
             "rejected": "mend its spec and drop it again",
         }.get(state, f"wait for its end: `fluxdrop watch {options.id}`")
         raise UsageProblem(
@@ -90,7 +91,7 @@ def run_keep(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     states = {job_id: client.status(home, job_id)["state"] for job_id in options.ids}
     if unknown := [job_id for job_id, state in states.items() if state == "unknown"]:
-        raise UsageProblem(f"no job is named {', '.join(unknown)}: {no_job(home, unknown[0])}")
+        raise UsageProblem(f"no job is named {', '.join(unknown)}: {nearest_job(home, unknown[0])}")
     drops = {job_id: client.keep(home, job_id) for job_id in states}
     running = client.runner_health(home) is not None
     texts = dict.fromkeys(drops, "kept, whatever `clean` removes")

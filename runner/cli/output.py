@@ -185,10 +185,10 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def no_job(home: Home, name: str) -> str:
-    """What to say of a name that no job has."""
+def nearest_job(home: Home, name: str) -> str:
+    """What to say besides of a name that no job has."""
     known = filter(is_safe_id, names_in(home.outbox))
-    return f"no such job; {did_you_mean(name, known, '`fluxdrop status` lists the newest')}"
+    return did_you_mean(name, known, "`fluxdrop status` lists the newest jobs")
 
 
 def left_text(home: Home, ids: Iterable[str], others: int = 0) -> str:

@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from runner import client, reading
@@ -12,13 +13,14 @@ from runner.cli.output import (
     counts_of_states,
     file_lines,
     job_line,
-    no_job,
+    nearest_job,
     print_json,
     runner_line,
     show,
     shown_slots,
     slot_line,
 )
+from runner.errors import UsageProblem
 from runner.holds import disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -85,7 +87,32 @@ def run_status(options: argparse.Namespace) -> int:
         show(f"{each['file']} is not taken: {each['why']}")
     for job in reversed(summary.get("recent", [])):
         show(job_line(job))
+    if options.verb is None:
+        show(f"next: {_next_step(home, summary, waiting, is_running=running is not None)}")
     return 0
+
+
+def run_overview(options: argparse.Namespace) -> int:
+    """Print where the home stands and the next step; outside of one what this is."""
+    options.id = None
+    try:
+        find_home(options.home)
+    except UsageProblem:
+        if not options.json:
+            show("Drop a YAML file into a folder, get a picture; `fluxdrop --help` says how.")
+        raise
+    return run_status(options)
+
+
+def _next_step(home: Home, summary: Mapping[str, Any], waiting: int, *, is_running: bool) -> str:
+    queued = waiting + summary.get("queued", 0)
+    if is_running:
+        watched = "`fluxdrop watch` shows the work"
+        return watched if summary["job"] or queued else "`fluxdrop submit FILE` drops a spec"
+    if queued:
+        return f"`fluxdrop run` takes the {queued:,} that wait"
+    page = home.outbox / "index.html"
+    return f"`fluxdrop run`; pictures are on {page}" if summary.get("recent") else "`fluxdrop demo`"
 
 
 def _as_published(home: Home, job: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +140,7 @@ def _print_status(options: argparse.Namespace, home: Home, status: dict[str, Any
     if options.json:
         print_json(status)
     elif status["state"] == "unknown":
-        show(f"{status['id']} is unknown: {no_job(home, status['id'])}")
+        show(f"{status['id']} is unknown: {nearest_job(home, status['id'])}")
     else:
         show(job_line(status))
         for error in status.get("errors", []):

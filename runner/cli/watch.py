@@ -8,11 +8,12 @@ import os
 import sys
 import webbrowser
 from contextlib import ExitStack, suppress
-from typing import Any, NoReturn
+from signal import default_int_handler
+from typing import Any
 
 from runner import client, reading
 from runner.cli.keys import pressed
-from runner.cli.output import add_verb, file_lines, print_message, show
+from runner.cli.output import add_verb, file_lines, nearest_job, print_message, show
 from runner.cli.progress import Board
 from runner.errors import RunnerNeeded
 from runner.files import is_file, is_there
@@ -51,7 +52,7 @@ def run_watch(options: argparse.Namespace) -> int:
         as_json=options.json, named=bool(options.ids), whole=True,
     )  # fmt: skip
     # By a stop, too, the terminal is left as it was.
-    with suppress(KeyboardInterrupt), taken_by(_interrupt), ExitStack() as stack:
+    with suppress(KeyboardInterrupt), taken_by(default_int_handler), ExitStack() as stack:
         keys = None
         if board.draws and sys.stdin.isatty():
             keys = _Keys(home, board, stack.enter_context(pressed()))
@@ -61,15 +62,14 @@ def run_watch(options: argparse.Namespace) -> int:
         for status in (client.status(home, job) for job in options.ids):
             for line in file_lines(home, status):
                 show(line)
+    for job, state in zip(options.ids, states(), strict=True):
+        if state == "unknown" and not options.json:
+            print_message(f"there is no job {job!r}: {nearest_job(home, job)}")
     if options.ids:
         return 0 if all(state == "succeeded" for state in states()) else 1
     if client.runner_health(home) is None:
         print_message("the runner has stopped")
     return 0
-
-
-def _interrupt(*signal: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class _Newest:
