@@ -11,6 +11,7 @@ problems of a pack are reported together, each with the name of its file; a subj
 cannot be used is no problem of the pack until a spec names it.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from composer.layers import (
     read_layer,
 )
 from specs.errors import Problem, SpecInvalid
+from specs.suggest import did_you_mean
 
 MAX_LAYERS = 4
 """The longest chain of `extends`."""
@@ -127,9 +129,12 @@ def _check_exists(prompts: Path, pack_id: str, child: str | None) -> None:
     # for `shapes`, and other machines would not.
     folders = {entry.name for entry in prompts.iterdir()} if prompts.is_dir() else set()
     if pack_id not in folders or not (prompts / pack_id).is_dir():
-        known = ", ".join(list_packs(prompts)) or "none"
-        message = f"there is no pack {pack_id!r} in {prompts} (there is: {known})"
-        _refuse(path, message, "PackMissing")
+        packs = list_packs(prompts)
+        known = f"there is: {', '.join(packs) or 'none'}"
+        near = did_you_mean(pack_id, packs, known)
+        _refuse(path, f"there is no pack {pack_id!r} in {prompts} ({near})", "PackMissing")
+    if not os.path.lexists(prompts / pack_id / "pack.json"):
+        _refuse(f"{pack_id}/pack.json", "is not there: copy one from prompts/shapes")
     if not (prompts / pack_id).resolve().is_relative_to(prompts.resolve()):
         _refuse(path, f"the pack {pack_id!r} is a link that leaves {prompts}")
 

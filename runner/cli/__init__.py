@@ -25,7 +25,8 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "run": ("demo", "run", "drain"),
     "init": ("init",),
     "submit": ("submit", "check"),
-    "status": ("status", "watch"),
+    "status": ("status",),
+    "watch": ("watch",),
     "control": ("cancel", "retry", "keep", "pause", "resume"),
     "lend": ("lend",),
     "compose": ("compose", "audit"),
@@ -158,8 +159,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         show(f"fluxdrop {version('fluxdrop')}")
         return 0
     if options.verb is None:
-        build_parser().print_help()
-        return exit_codes.WRONG_USAGE
+        from runner.cli.status import run_overview
+
+        options.run = run_overview
     try:
         return int(options.run(options))
     except FluxdropError as error:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, print_answer, print_message
+from runner.cli.output import add_verb, nearest_job, print_answer, print_message
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
-from runner.settings import find_home
+from runner.settings import Home, find_home
 
 _OBEYED_SECONDS = 5.0
 
@@ -38,9 +38,9 @@ def run_cancel(options: argparse.Namespace) -> int:
             client.wait_until_obeyed(home, drops[job_id], _OBEYED_SECONDS)
             status = client.wait_until_over(home, client.job_of(home, job_id), _OBEYED_SECONDS)
         outcomes.append({"id": job_id, "state": status["state"], "was_over": job_id in over})
-    lines = [f"{outcome['id']}: {_outcome_text(outcome)}" for outcome in outcomes]
+    lines = [f"{outcome['id']}: {_outcome_text(home, outcome)}" for outcome in outcomes]
     print_answer(options, {"jobs": outcomes}, *lines)
-    _tell_when(options, running=running)
+    _tell_when(options, running=running or not drops)
     return 0
 
 
@@ -49,12 +49,13 @@ def _tell_when(options: argparse.Namespace, *, running: bool) -> None:
         print_message("no runner is running: it will be obeyed when one starts")
 
 
-def _outcome_text(outcome: Mapping[str, Any]) -> str:
+def _outcome_text(home: Home, outcome: Mapping[str, Any]) -> str:
     state = outcome["state"]
     if outcome["was_over"]:
         return f"was over already: {state}"
     if state == "unknown":
-        return "no job or drop of this name yet; one that comes within a minute is cancelled"
+        near = nearest_job(home, outcome["id"])
+        return f"no job or drop of this name yet; one that comes in a minute is cancelled ({near})"
     return "cancelled" if state == "cancelled" else f"asked; it is {state}"
 
 
@@ -63,9 +64,13 @@ def run_retry(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     state = client.status(home, options.id)["state"]
     if state not in ("succeeded", "failed", "cancelled"):
+        step = {
+            "unknown": nearest_job(home, options.id),
+            "rejected": "mend its spec and drop it again",
+        }.get(state, f"wait for its end: `fluxdrop watch {options.id}`")
         raise UsageProblem(
-            f"only a job that succeeded, failed or was cancelled can be run again; "
-            f"{options.id} is {state}"
+            "only a job that succeeded, failed or was cancelled can be run again; "
+            f"{options.id} is {state}: {step}"
         )
     drop = client.retry(home, options.id)
     receipt = None
@@ -86,7 +91,7 @@ def run_keep(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     states = {job_id: client.status(home, job_id)["state"] for job_id in options.ids}
     if unknown := [job_id for job_id, state in states.items() if state == "unknown"]:
-        raise UsageProblem(f"no job is named {', '.join(unknown)}: `fluxdrop status` lists them")
+        raise UsageProblem(f"no job is named {', '.join(unknown)}: {nearest_job(home, unknown[0])}")
     drops = {job_id: client.keep(home, job_id) for job_id in states}
     running = client.runner_health(home) is not None
     texts = dict.fromkeys(drops, "kept, whatever `clean` removes")

@@ -19,7 +19,8 @@ from time import gmtime
 from typing import TYPE_CHECKING, Any
 
 from runner import client, reading
-from runner.cli.output import add_verb, print_answer, print_json, print_message, show
+from runner.cli.output import add_verb, nearest_job, print_answer, print_json, print_message, show
+from runner.engine.custom_entries import models_of
 from runner.errors import UsageProblem
 from runner.files import is_file, is_folder, read_file
 from runner.gallery.formatting import mapping
@@ -28,6 +29,8 @@ from runner.settings import Home, find_home
 from runner.spool.disk.disk import leaving_out
 from runner.spool.store.names import is_safe_id
 from runner.wire import read_json
+from specs.schemas import kinds
+from specs.suggest import did_you_mean
 from specs.times import parse_moment
 
 if TYPE_CHECKING:
@@ -48,13 +51,15 @@ _FILTERS = {
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
+    meaning = "find pictures, make pages, rebuild the index"
+    gallery = verbs.add_parser("gallery", parents=[shared], help=meaning, description=meaning)
     ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
     search = add_verb(ways, shared, "search", run_search, "newest first")
     text_help = 'words of the prompt, or their beginnings; a word in "quotes" is a whole one'
     search.add_argument("text", nargs="*", metavar="TEXT", help=text_help)
     for name, meaning in _FILTERS.items():
-        search.add_argument(f"--{name}", metavar=name.upper(), help=meaning)
+        known = kinds() if name == "kind" else None
+        search.add_argument(f"--{name}", metavar=name.upper(), choices=known, help=meaning)
     search.add_argument("--tag", action="append", metavar="TAG", help="may be given again")
     search.add_argument("--seed", type=int, metavar="N")
     search.add_argument("--limit", type=_count, default=20, metavar="N", help="default: 20")
@@ -93,6 +98,9 @@ def run_search(options: argparse.Namespace) -> int:
         print_json(page)
     else:
         _print_table(page, options.offset)
+    if not (page["total"] or options.json) and options.model:
+        if near := did_you_mean(options.model, models_of(home.settings)):
+            print_message(f"--model {options.model}: {near}")
     return 0
 
 
@@ -116,7 +124,7 @@ def _rebuild(home: Home, *, if_missing: bool = False, damaged: bool = False) -> 
         progress = print_progress if sys.stderr.isatty() else None
         return rebuild(gallery, home.outbox, progress, anew=not if_missing, if_missing=if_missing)
     except OSError as error:
-        raise UsageProblem(f"the gallery's index cannot be made: {error}") from error
+        raise UsageProblem(f"no index of the gallery: {error}: see `fluxdrop doctor`") from error
 
 
 def _print_table(page: "Page", offset: int) -> None:
@@ -177,7 +185,7 @@ def _job_page(home: Home, job: str) -> str:
 
     status = client.status(home, job)
     if "images" not in status:
-        raise UsageProblem(f"there is no job {job!r} in {home.outbox}")
+        raise UsageProblem(f"there is no job {job!r}: {nearest_job(home, job)}")
     folder = home.job(status["id"])
     page = folder / "index.html"
     if status["images"]["failed"] and is_file(page):
@@ -217,7 +225,7 @@ def _folders(home: Home) -> Iterator[tuple[int, str]]:
     """The folders that may be jobs', with their times."""
     home.require_mounted()
     if not is_folder(home.outbox):
-        raise UsageProblem(f"the outbox is not there: {home.outbox}")
+        raise UsageProblem(f"the outbox is not there: {home.outbox}: put it back")
     with os.scandir(home.outbox) as entries:
         for entry in entries:
             if is_safe_id(entry.name) and entry.is_dir(follow_symlinks=False):

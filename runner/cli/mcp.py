@@ -6,6 +6,7 @@ Over stdio, standard output belongs to the protocol: all messages go to standard
 import argparse
 import gc
 import os
+import sys
 from typing import Any
 
 from runner.cli.output import add_verb, print_message
@@ -48,6 +49,11 @@ def run_mcp(options: argparse.Namespace) -> int:
 
     gc.enable()
     if options.http is None:
+        if sys.stdin.isatty():
+            print_message(
+                "waiting for an agent's messages on standard input: hosts start this command by"
+                " themselves (Ctrl-D ends it); `fluxdrop mcp --http` serves on a port"
+            )
         serve_stdio(home, autostart=options.autostart)
         return 0
     from runner.mcp_server.http import checked_access, serve_http, stored_token

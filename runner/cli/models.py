@@ -100,20 +100,21 @@ def run_pull(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Print what is missing of the named models, or of all of them in short."""
+    """Print what is missing of the named models, or of all; exit with 1 where one is not whole.
+
+    Of models that neither a name here nor the settings ask for, only where something is here.
+    """
     from runner.engine.hub import checkup
 
     home = find_home(options.home)
     models, aids = models_of(home.settings), aids_of(home.settings)
     rows: list[dict[str, Any]] = []
-    named = {*home.settings.registry}
+    named = {*home.settings.registry, *home.settings.models.values()}
     named |= {upscaler_of(home.settings).name} if home.settings.upscaler else set()
     for name in options.names or [*models, *aids]:
         if name not in models and name not in aids:
             raise _unknown(name, models)
         result = checkup.check(models.get(name) or aids[name], home.data)
-        # A model of which nothing was fetched is no fault, unless it was named here or in the
-        # settings.
         expected = options.names or result.here or name in named
         plan: list[str] = []
         if options.names and name in models:

@@ -4,11 +4,40 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
+from runner import client
 from runner.executor import OWN_SLOT
+from runner.files import names_in
+from runner.job import FINAL_STATES, State
+from runner.settings import Home
+from runner.spool.store.names import is_safe_id
 from runner.terminal import escaped, on_one_line
+from specs.suggest import did_you_mean
+
+_EXAMPLES = {
+    "audit": "--term cat 'a dog, no cats'",
+    "cancel": "hero",
+    "check": "hero.yaml",
+    "clean": "--older-than 30d",
+    "compose": "shapes --subject circle --plan",
+    "drain": "--until 07:00",
+    "init": "pictures",
+    "keep": "hero",
+    "mcp": "--http",
+    "page": "hero",
+    "pull": "klein",
+    "retry": "hero",
+    "search": "circle --kind text2img --since 2d",
+    "service": "install",
+    "status": "hero",
+    "submit": "hero.yaml --wait",
+    "verify": "outbox/hero/hero-0001.png",
+    "watch": "hero",
+}
+"""What follows the name of a verb in an example of its use."""
 
 
 def add_verb(
@@ -18,8 +47,15 @@ def add_verb(
     run: Callable[[argparse.Namespace], int],
     meaning: str,
 ) -> argparse.ArgumentParser:
-    """Add a verb, with the options of every verb; `run` does it and returns the exit code."""
-    parser: argparse.ArgumentParser = verbs.add_parser(name, parents=[shared], help=meaning)
+    """Add a verb, with the options of every verb; `run` does it and returns the exit code.
+
+    Its help has the first sentences of `run`, and an example.
+    """
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, parents=[shared], help=meaning, allow_abbrev=False,
+        description=(run.__doc__ or "").split("\n\n")[0],
+    )  # fmt: skip
+    parser.epilog = f"example: {parser.prog} {_EXAMPLES.get(name, '')}".rstrip()
     parser.set_defaults(run=run)
     return parser
 
@@ -72,6 +108,19 @@ def shown_slots(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [] if own else slots
 
 
+def runner_line(health: Mapping[str, Any]) -> str:
+    """What a runner does, and how many jobs are in each state."""
+    at = f" at {health['job']}" if health["job"] else ""
+    counts = counts_of_states(health) or "no jobs yet"
+    return f"runner {health['pid']} is {health['state']}{at}; {counts}"
+
+
+def counts_of_states(health: Mapping[str, Any]) -> str:
+    """How many jobs are in each state: "1 running, 12 succeeded"."""
+    counts = health.get("counts", {})
+    return ", ".join(f"{counts[state]:,} {state}" for state in State if counts.get(state))
+
+
 def slot_line(slot: Mapping[str, Any]) -> str:
     """A slot in one line: what it makes, the model it has loaded, and its memory."""
     return f"slot {slot['name']:<19} {slot['state']:<10}  {slot_note(slot)}".rstrip()
@@ -97,15 +146,61 @@ def job_line(job: Mapping[str, Any]) -> str:
 
     `job` is a status, or an entry of `recent` in the health file.
     """
-    images = job.get("images") or {k: job[k] for k in ("total", "done", "reused") if k in job}
-    parts = [f"{job['id']:<24} {job['state']:<10}"]
-    if images:
-        reused = f" ({images['reused']:,} reused)" if images.get("reused") else ""
-        parts.append(f"{images['done']}/{images['total']}{reused}")
+    parts = [f"{job['id']:<24} {job['state']:<10}", counted(job)]
     progress = job.get("progress")
     if progress:
         parts.append(f"{progress['phase']} {progress['fraction']:.0%}")
+    if (why := ending(job)) != job["state"]:
+        parts.append(why)
+    return "  ".join(filter(None, parts))
+
+
+def counted(job: Mapping[str, Any]) -> str:
+    """How many images of a job are done, of how many: "3/30 (1 reused)"."""
+    images = job.get("images") or job
+    reused = f" ({images['reused']:,} reused)" if images.get("reused") else ""
+    return f"{images['done']}/{images['total']}{reused}" if images.get("total") else ""
+
+
+def ending(job: Mapping[str, Any]) -> str:
+    """Why a job waits or has failed; else its state."""
     why = job.get("message") or job.get("reason")
-    if why and job["state"] not in ("running", "succeeded"):
-        parts.append(f"{job.get('reason') or ''}: {why}".lstrip(": "))
-    return "  ".join(parts)
+    if not why or job["state"] in ("running", "succeeded"):
+        return str(job["state"])
+    return f"{job.get('reason') or ''}: {why}".lstrip(": ")
+
+
+def file_lines(home: Home, status: Mapping[str, Any], most: int = 1) -> list[str]:
+    """The page of a job and its first pictures, each as a path from the current folder."""
+    folder, outputs = home.job(status["id"]), status.get("outputs", [])
+    files = [output["file"] for output in outputs[:most]]
+    lines = [f"  {shown_path(folder / name)}" for name in (["index.html", *files] if files else [])]
+    more = status["images"]["done"] - len(files) if files else 0
+    return lines + ([f"  and {more:,} more in {shown_path(folder)}"] if more > 0 else [])
+
+
+def shown_path(path: Path) -> str:
+    """A path from the current folder, where it is below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def nearest_job(home: Home, name: str) -> str:
+    """What to say besides of a name that no job has."""
+    known = filter(is_safe_id, names_in(home.outbox))
+    return did_you_mean(name, known, "`fluxdrop status` lists the newest jobs")
+
+
+def left_text(home: Home, ids: Iterable[str], others: int = 0) -> str:
+    """Where jobs stand that are not over: "slow goes on at image 3 of 30, 4 others wait"."""
+    found = [client.status(home, job) for job in ids]
+    left = [status for status in found if status["state"] not in (*FINAL_STATES, "unknown")]
+    begun = [each for each in left if each["state"] == "running" or each.get("started_at")]
+    texts = []
+    for status in begun:
+        images = status["images"]
+        next_one = sum(images[key] for key in ("done", "failed", "skipped")) + 1
+        texts.append(f"{status['id']} goes on at image {next_one} of {images['total']}")
+    if waiting := len(left) - len(begun) + others:
+        texts.append(f"{waiting:,} {'others ' if begun else ''}wait{'s' * (waiting == 1)}")
+    return ", ".join(texts)

@@ -1,6 +1,7 @@
-"""The progress of jobs: bars on a terminal, elsewhere one line for each change.
+"""The progress of jobs: a page that changes on a terminal, elsewhere one line for each change.
 
-Reads status files only, so it shows the same whether the runner is this process or another.
+Reads status files and the health file only, so it shows the same whether the runner is this process
+or another.
 """
 
 import os
@@ -8,33 +9,35 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
-from runner.cli.output import give_up, job_line, print_line, show, slot_note
+from runner.cli.output import give_up, job_line, print_line, show
 from runner.files import is_there
 from runner.job import FINAL_STATES
 from runner.settings import Home
-from runner.terminal import on_one_line
+from runner.spool.store.names import is_safe_id
 from runner.wire import PREVIEW
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.live import Live
+    from rich.text import Text
 
 _POLL_SECONDS = 0.1
-_MARKS = {
-    "succeeded": "[green]✓",
-    "failed": "[red]✗",
-    "rejected": "[red]✗",
-    "cancelled": "[yellow]■",
-}
+# What another program wrote on the terminal is painted over.
+_PAINT_SECONDS = 1.0
+_MOST_KEPT = 100
+Json = dict[str, Any]
 
 
 class Board:
     """Shows the progress of jobs; `ids` is called for the jobs to show at each update.
 
-    On a terminal also `slots`, as a health file has them. Between entering and leaving it owns the
-    terminal's bars.
+    On a terminal a `whole` one has the screen, and the runner's own line, slots and last results;
+    any other has the last lines, below one for each job that ended. Where the jobs were `named`,
+    each has its bar, whatever its state.
     """
 
     def __init__(
@@ -42,27 +45,33 @@ class Board:
         home: Home,
         ids: Callable[[], list[str]],
         *,
-        slots: Callable[[], list[dict[str, Any]]] = list,
         as_json: bool = False,
+        named: bool = False,
+        whole: bool = False,
     ) -> None:
+        self.footer = ""
+        self.draws = not as_json and is_drawable()
         self._home = home
         self._ids = ids
-        self._slots = slots
         self._as_json = as_json
-        self._bars = None if as_json else _bars()
-        self._tasks: dict[str, TaskID] = {}
+        self._named = named
+        self._whole = whole
+        self._live = _live(whole) if self.draws else None
         # By job that is not over: the status shown last.
-        self._shown: dict[str, dict[str, Any]] = {}
-        # By job that is over: when it was accepted. The next job of that id is another.
-        self._over: dict[str, str] = {}
+        self._shown: dict[str, Json] = {}
+        # By job that is over: its status. The next job of that id is another.
+        self._over: dict[str, Json] = {}
         # The jobs whose preview was named.
         self._previewed: set[str] = set()
+        # What files said, by path, with what tells whether they are the same.
+        self._read: dict[Path, tuple[tuple[int, ...], Json | None]] = {}
+        self._drawn: tuple[float, list[Text]] = 0.0, []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
     def __enter__(self) -> Self:
-        if self._bars:
-            self._bars.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -70,9 +79,9 @@ class Board:
         if self._thread.is_alive():
             self._thread.join()
         self._update()
-        if self._bars:
+        if self._live:
             try:
-                self._bars.stop()
+                self._live.stop()
             except OSError:
                 # The terminal was closed: the jobs and their exit code are the same.
                 give_up(sys.stdout)
@@ -81,14 +90,25 @@ class Board:
         """Update the board in a thread of its own until it is left."""
         self._thread.start()
 
-    def follow(self, is_over: Callable[[], bool | None]) -> None:
-        """Update the board until `is_over` returns true or the board is left."""
-        while not is_over() and not self._stop.wait(_POLL_SECONDS):
+    def follow(
+        self, is_over: Callable[[], bool | None], pause: Callable[[], bool] | None = None
+    ) -> None:
+        """Update the board until `is_over` or `pause` returns true, or the board is left.
+
+        `pause` is called between two updates.
+        """
+        while not is_over() and not (pause() if pause else self._stop.wait(_POLL_SECONDS)):
             self._update()
+
+    def running(self) -> list[Json]:
+        """The statuses of the jobs in hand."""
+        return [status for status in self._shown.values() if status["state"] == "running"]
 
     def _update(self) -> None:
         try:
             self._show_changes()
+            if self._live:
+                self._draw(self._live)
         except OSError:
             if self._thread.ident is None:
                 raise
@@ -99,79 +119,94 @@ class Board:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
         ids: list[str] = []
         with suppress(OSError):  # at the next look
-            ids = self._ids()
+            ids = [*filter(is_safe_id, self._ids())]
         for job_id in dict.fromkeys([*self._shown, *ids]):
             status, preview, is_shown = None, self._home.job(job_id) / PREVIEW, False
             with suppress(OSError):  # at the next look
-                status = reading.status(preview.with_name("status.json"))
+                status = self._said(preview.with_name("status.json"), reading.status)
                 is_shown = is_there(preview)
-            if status is None or self._over.get(job_id) == status["accepted_at"]:
+            over = self._over.get(job_id)
+            if status is None or (over and over["accepted_at"] == status["accepted_at"]):
                 continue
-            if self._over.pop(job_id, None):
-                self._tasks.pop(job_id, None)
+            self._over.pop(job_id, None)
             status["id"] = job_id
             before = self._shown.get(job_id)
-            is_new = before is None or _told(status) != _told(before)
-            if is_new:
-                self._shown[job_id] = status
-            if self._bars:
-                self._draw(self._bars, status)
-            elif is_new and self._as_json:
-                print_line(_changed(status, before or {"outputs": []}))
-            elif is_new:
-                show(job_line(status), flush=True)
+            self._shown[job_id] = status
+            is_end = status["state"] in FINAL_STATES
+            if before is None or _told(status) != _told(before):
+                self._tell(status, before, is_end=is_end)
             if is_shown and not (self._as_json or job_id in self._previewed):
                 self._previewed.add(job_id)
-                line = f"{job_id:<24} preview     {preview}"
-                if self._bars:
-                    self._bars.console.print(_plain(line), soft_wrap=True, highlight=False)
-                else:
-                    show(line, flush=True)
-            if status["state"] in FINAL_STATES:
+                self._print(f"{job_id:<24} preview     {preview}")
+            if is_end:
                 self._previewed.discard(job_id)
-                self._over[job_id] = status["accepted_at"]
-                del self._shown[job_id]
-        if self._bars:
-            with suppress(OSError):  # at the next look
-                slots = {f"slot {slot['name']}": slot for slot in self._slots()}
-                for name in [name for name in self._tasks if name.startswith("slot ")]:
-                    if name not in slots:
-                        self._bars.remove_task(self._tasks.pop(name))
-                for name, slot in slots.items():
-                    if name not in self._tasks:
-                        self._tasks[name] = self._bars.add_task(_plain(name), mark=" ", note="")
-                    self._bars.update(
-                        self._tasks[name],
-                        total=slot["steps"] or 1,
-                        completed=slot["step"],
-                        note=_plain(f"{slot['state']}  {slot_note(slot)}"),
-                    )
-            self._bars.refresh()
+                self._over[job_id] = self._shown.pop(job_id)
 
-    def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:
-        job_id, images = status["id"], status["images"]
-        if job_id not in self._tasks:
-            self._tasks[job_id] = bars.add_task(_plain(job_id), total=1.0, mark=" ", note="")
-        task = self._tasks[job_id]
-        progress = status["progress"] or {}
-        done = (images["done"] + images["failed"]) / max(images["total"], 1)
-        over = status["state"] in FINAL_STATES
-        bars.update(
-            task,
-            completed=1.0 if over else max(progress.get("fraction", 0.0), done),
-            mark=_MARKS.get(status["state"], " "),
-            note=_plain(_note(status)),
+    def _said(self, file: Path, read: Callable[[Path], Json | None]) -> Json | None:
+        """What a file says; read only where it is another one than at the last look."""
+        found = os.stat(file)
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._read.get(file, ((), None))[0] != stamp:
+            if len(self._read) > _MOST_KEPT:
+                self._read.clear()
+            self._read[file] = stamp, read(file)
+        return self._read[file][1]
+
+    def _tell(self, status: Json, before: Json | None, *, is_end: bool) -> None:
+        if self._as_json:
+            print_line(_changed(status, before or {"outputs": []}))
+        elif not self._live:
+            show(job_line(status), flush=True)
+        elif is_end and not self._named:
+            self._print(job_line(status), status)
+
+    def _print(self, line: str, ended: Json | None = None) -> None:
+        """Print a line, above what changes; nothing where that has the screen."""
+        if self._live and not self._whole:
+            from runner.cli.page import above, is_plain
+
+            text = above(line, ended, plain=is_plain(self._live.console.encoding))
+            self._live.console.print(text, soft_wrap=True, highlight=False)
+        elif not self._live:
+            show(line, flush=True)
+
+    def _draw(self, live: "Live") -> None:
+        from rich.console import Group
+
+        from runner.cli import page
+
+        health: Json | None = None
+        with suppress(OSError):  # at the next look
+            health = self._said(self._home.health, reading.health)
+        health = health or {}
+        known = {**self._over, **self._shown}
+        jobs = self.running()
+        if self._named:
+            jobs = [known[job] for job in self._ids() if job in known]
+        rows = (self._over.get(row["id"], row) for row in health.get("recent", ()))
+        own = {job["id"] for job in jobs} | self._shown.keys()
+        ended = [row for row in rows if row["state"] in FINAL_STATES and row["id"] not in own]
+        width, height = live.console.size
+        view = page.View(health, jobs, ended if self._whole else (), self._whole, self.footer)
+        drawn = page.lines(
+            view, width, height - (not self._whole), plain=page.is_plain(live.console.encoding)
         )
-        if over:
-            bars.stop_task(task)
+        if drawn != self._drawn[1] or monotonic() - self._drawn[0] > _PAINT_SECONDS:
+            self._drawn = monotonic(), drawn
+            live.update(Group(*drawn), refresh=True)
 
 
-def _told(status: dict[str, Any]) -> tuple[Any, ...]:
+def is_drawable() -> bool:
+    """Whether standard output is a terminal on which lines can be changed."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _told(status: Json) -> tuple[Any, ...]:
     """What is worth a line when it changes."""
     return status["state"], status["reason"], status["images"]["done"]
 
 
-def _changed(status: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def _changed(status: Json, before: Json) -> Json:
     """What is new in a status, of its outputs too, and which job and state that is."""
     always = ("id", "revision", "state")
     new = {k: v for k, v in status.items() if k in always or k not in before or v != before[k]}
@@ -180,40 +215,12 @@ def _changed(status: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _bars() -> "Progress | None":
-    """The bars; None where there is no terminal to show them, without loading rich."""
-    if not (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
-        return None
+def _live(whole: bool) -> "Live":
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.live import Live
 
-    console = Console()
-    if not console.is_terminal:
-        return None
-    return Progress(
-        TextColumn("{task.fields[mark]}"),
-        TextColumn("[bold]{task.description:<20}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[note]:<32}"),
-        TimeElapsedColumn(),
-        console=console,
-        # Not by a thread of rich: it would end where the terminal was closed, see `_update`.
-        auto_refresh=False,
-    )
-
-
-def _plain(text: str) -> str:
-    """A text of a status as rich shows it: no colours, links or marks of its own."""
-    from rich.markup import escape
-
-    return escape(on_one_line(text))
-
-
-def _note(status: dict[str, Any]) -> str:
-    images, progress = status["images"], status["progress"]
-    reused = f" ({images['reused']} reused)" if images.get("reused") else ""
-    counted = f"{images['done']}/{images['total']}{reused}" if images["total"] > 1 else reused
-    if progress and status["state"] == "running":
-        step = f" {progress['step']}/{progress['steps']}" if progress["step"] else ""
-        return f"{counted} {progress['phase']}{step}".strip()
-    return f"{counted} {status['reason'] or status['state']}".strip()
+    # Not by a thread of rich: it would end where the terminal was closed, see `_update`.
+    return Live(
+        console=Console(), auto_refresh=False, screen=whole, transient=True,
+        vertical_overflow="crop",
+    )  # fmt: skip

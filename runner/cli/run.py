@@ -10,8 +10,16 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from runner import client, exit_codes
-from runner.cli.output import add_verb, print_json, print_line, print_message, show
+from runner import client, exit_codes, reading
+from runner.cli.output import (
+    add_verb,
+    left_text,
+    print_json,
+    print_line,
+    print_message,
+    show,
+    shown_path,
+)
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable, RunnerNeeded, UsageProblem
 from runner.holds import UNWRITABLE, disk_hold
@@ -64,14 +72,17 @@ def run_drain(options: argparse.Namespace) -> int:
     until = _next_time(options.until) if options.until is not None else None
     with _working(home, options) as daemon:
         outcome = daemon.drain(until=until, notify=print_message)
+        is_stopped = daemon.is_asked_to_stop(0)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
         print_line({"counts": counts, "note": outcome.note})
     else:
         ended = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-        print_message(ended or ("nothing to do" if outcome.note is None else "nothing was done"))
-        if outcome.note:
-            print_message(outcome.note)
+        nothing = "nothing to do" if outcome.note is None else "nothing was done"
+        # What a stop leaves is said by now.
+        for text in (ended, "") if is_stopped else (ended or nothing, outcome.note):
+            if text:
+                print_message(text)
     return 0 if outcome.all_well else 1
 
 
@@ -102,6 +113,12 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
         with opening as daemon, Board(home, daemon.newest_jobs, as_json=options.json) as board:
             board.follow_in_thread()
             yield daemon
+            is_stopped = daemon.is_asked_to_stop(0) and not options.json
+            running = [record.id for record in daemon.ledger.running()]
+    if is_stopped:
+        queued = (reading.health(home.health) or {}).get("queued", 0)
+        left = left_text(home, running, max(queued - len(running), 0))
+        print_message(f"stopped; {left} with the next `fluxdrop run`" if left else "stopped")
     _leave_if_lost(daemon)
 
 
@@ -174,7 +191,10 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
 
     files = (schemas.FOLDER / "examples").glob("*.yaml")
     jobs: list[str] = []
-    with Board(home, lambda: [] if options.json else jobs) as board:
+    with (
+        _saying_what_goes_on(home, jobs),
+        Board(home, lambda: [] if options.json else [*jobs], as_json=options.json) as board,
+    ):
         board.follow_in_thread()
         for file in sorted(files, key=lambda file: (file.stem != "draw", file.stem)):
             data = file.read_bytes()
@@ -191,14 +211,24 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     return jobs
 
 
+@contextmanager
+def _saying_what_goes_on(home: Home, jobs: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = left_text(home, jobs) or "what was dropped is taken"
+        print_message(f"stopped; {left} with the next `fluxdrop run`")
+        raise
+
+
 def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
     for status in statuses:
-        folder = os.path.relpath(home.job(status["id"]))
         if status["outputs"]:
-            show(f"{status['kind']!s:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
+            file = home.job(status["id"]) / status["outputs"][0]["file"]
+            show(f"{status['kind']!s:<9} {shown_path(file)}")
         else:
             show(f"{status['kind']!s:<9} {status['state']}: {status['message']}")
-    show(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
+    show(f"open {shown_path(home.outbox / 'index.html')}")
 
 
 def _prepared(options: argparse.Namespace) -> Home:

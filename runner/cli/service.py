@@ -60,7 +60,9 @@ def run_service(options: argparse.Namespace) -> int:
         print_answer(options, {**told, "content": content, **ways}, *lines)
         return 0
     if system != this_system():
-        raise UsageProblem(f"this is no machine with {system}: only `show` can be asked for it")
+        raise UsageProblem(
+            f"this is no machine with {system}: `fluxdrop service show --for {system}` does"
+        )
     if options.way == "install":
         home.prepare()
         service.file.parent.mkdir(parents=True, exist_ok=True)
@@ -241,4 +243,5 @@ def _run(commands: Commands, *, strict: bool = True) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and strict:
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise UsageProblem(f"{' '.join(command)} failed: {said[-1] if said else 'no message'}")
+            why = said[-1] if said else "no message"
+            raise UsageProblem(f"{' '.join(command)}: {why}; see `fluxdrop service show`")

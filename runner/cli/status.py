@@ -1,34 +1,37 @@
-"""`status` and `watch`: the state of jobs and of the runner, read from the home's files only."""
+"""`status`: the state of jobs and of the runner, read from the home's files only."""
 
 import argparse
-import contextlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from runner import client, reading
 from runner.cli.output import (
     add_verb,
+    counts_of_states,
+    file_lines,
     job_line,
+    nearest_job,
     print_json,
-    print_message,
+    runner_line,
     show,
     shown_slots,
     slot_line,
 )
-from runner.errors import RunnerNeeded
+from runner.errors import UsageProblem
 from runner.holds import disk_hold
-from runner.job import FINAL_STATES, State
+from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.spool.disk.locks import holder_of
+
+_MOST_PICTURES = 10
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     status = add_verb(verbs, shared, "status", run_status, "what a job, or the runner, does")
     status.add_argument("id", nargs="?", metavar="ID")
-    watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")
-    watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -38,7 +41,7 @@ def run_status(options: argparse.Namespace) -> int:
     """
     home = find_home(options.home)
     if options.id:
-        return _print_status(options, client.status(home, options.id))
+        return _print_status(options, home, client.status(home, options.id))
     running = client.runner_health(home)
     is_here = running and (running["host"], running["system"]) == (platform.node(), sys.platform)
     holder = holder_of(home) if running and is_here else None
@@ -59,11 +62,8 @@ def run_status(options: argparse.Namespace) -> int:
         more |= {"outdated": outdated}
         print_json({**summary, **more})
         return 0
-    counts = summary.get("counts", {})
-    numbers = ", ".join(f"{counts[state]} {state}" for state in State if counts.get(state))
     if running:
-        at = f" at {running['job']}" if running["job"] else ""
-        show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
+        show(runner_line(running))
         if running["note"]:
             show(running["note"])
         for slot in shown_slots(running):
@@ -73,6 +73,7 @@ def run_status(options: argparse.Namespace) -> int:
         if outdated:
             show(outdated)
     else:
+        numbers = counts_of_states(summary)
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"
         show(client.unseen_runner(home) or f"{who} is running; {then}")
@@ -86,7 +87,32 @@ def run_status(options: argparse.Namespace) -> int:
         show(f"{each['file']} is not taken: {each['why']}")
     for job in reversed(summary.get("recent", [])):
         show(job_line(job))
+    if options.verb is None:
+        show(f"next: {_next_step(home, summary, waiting, is_running=running is not None)}")
     return 0
+
+
+def run_overview(options: argparse.Namespace) -> int:
+    """Print where the home stands and the next step; outside of one what this is."""
+    options.id = None
+    try:
+        find_home(options.home)
+    except UsageProblem:
+        if not options.json:
+            show("Drop a YAML file into a folder, get a picture; `fluxdrop --help` says how.")
+        raise
+    return run_status(options)
+
+
+def _next_step(home: Home, summary: Mapping[str, Any], waiting: int, *, is_running: bool) -> str:
+    queued = waiting + summary.get("queued", 0)
+    if is_running:
+        watched = "`fluxdrop watch` shows the work"
+        return watched if summary["job"] or queued else "`fluxdrop submit FILE` drops a spec"
+    if queued:
+        return f"`fluxdrop run` takes the {queued:,} that wait"
+    page = home.outbox / "index.html"
+    return f"`fluxdrop run`; pictures are on {page}" if summary.get("recent") else "`fluxdrop demo`"
 
 
 def _as_published(home: Home, job: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +136,11 @@ def _specs_in_inbox(home: Home) -> int:
         return 0
 
 
-def _print_status(options: argparse.Namespace, status: dict[str, Any]) -> int:
+def _print_status(options: argparse.Namespace, home: Home, status: dict[str, Any]) -> int:
     if options.json:
         print_json(status)
+    elif status["state"] == "unknown":
+        show(f"{status['id']} is unknown: {nearest_job(home, status['id'])}")
     else:
         show(job_line(status))
         for error in status.get("errors", []):
@@ -120,43 +148,6 @@ def _print_status(options: argparse.Namespace, status: dict[str, Any]) -> int:
             show(f"  line {error['line']}, column {error['column']}: {path}{error['message']}")
         for warning in status.get("warnings", []):
             show(f"  warning: {warning}")
-        for output in status.get("outputs", []):
-            show(f"  outbox/{status['id']}/{output['file']}")
+        for line in file_lines(home, status, _MOST_PICTURES):
+            show(line)
     return 1 if status["state"] in ("failed", "rejected", "unknown") else 0
-
-
-def run_watch(options: argparse.Namespace) -> int:
-    """Show the runner's jobs until Ctrl-C, or the named jobs until they are over."""
-    home = find_home(options.home)
-    if client.runner_health(home) is None:
-        raise RunnerNeeded("no runner is running: start `fluxdrop run`")
-    from runner.cli.progress import Board
-
-    def newest_jobs() -> list[str]:
-        health = reading.health(home.health) or {}
-        jobs = [job["id"] for job in reversed(health.get("recent", []))]
-        return list(dict.fromkeys([*jobs, *health.get("next", [])]))
-
-    def states() -> list[str]:
-        return [client.status(home, job)["state"] for job in options.ids]
-
-    def is_over() -> bool:
-        if options.ids and all(state in (*FINAL_STATES, "unknown") for state in states()):
-            return True
-        return client.runner_health(home) is None
-
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        Board(
-            home,
-            lambda: options.ids or newest_jobs(),
-            slots=lambda: [] if options.ids else shown_slots(reading.health(home.health) or {}),
-            as_json=options.json,
-        ) as board,
-    ):
-        board.follow(client.patient(is_over))
-    if options.ids:
-        return 0 if all(state == "succeeded" for state in states()) else 1
-    if client.runner_health(home) is None:
-        print_message("the runner has stopped")
-    return 0

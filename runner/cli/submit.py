@@ -9,13 +9,22 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, counts_text, job_line, print_answer, print_message
+from runner.cli.output import (
+    add_verb,
+    counts_text,
+    file_lines,
+    job_line,
+    left_text,
+    print_answer,
+    print_message,
+)
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.files import is_there, read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
@@ -79,25 +88,47 @@ def report_drops(
             print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
         return 0
     check = partial(_require_runner, home) if options.wait else None
-    receipts = [_receipt(home, drop, data, options) for drop, data in drops.items()]
-    jobs = [receipt["job"] for receipt in receipts if receipt]
-    late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
-    if options.wait:
-        statuses = [client.wait_until_over(home, job, None, check) for job in jobs]
-    else:
-        statuses = [client.status(home, job) for job in jobs]
+    jobs: list[str] = []
+    late: list[str] = []
+    with _shown(home, jobs, options):
+        for drop, data in drops.items():
+            receipt = _receipt(home, drop, data, options)
+            (jobs if receipt else late).append(receipt["job"] if receipt else drop)
+        if options.wait:
+            statuses = [client.wait_until_over(home, job, None, check) for job in jobs]
+        else:
+            statuses = [client.status(home, job) for job in jobs]
     bad = [s["state"] in (_BAD if options.wait else ("rejected",)) for s in statuses]
     lines = []
     for status, is_bad in zip(statuses, bad, strict=True):
         lines.append(job_line(status) if options.wait or is_bad else status["id"])
         warned = status.get("warnings", ()) if options.wait else ()
         lines += [f"  warning: {text}" for text in warned if text not in said]
+        lines += file_lines(home, status) if options.wait else ()
     ends = [{key: s.get(key) for key in _OF_AN_END} for s in statuses if options.wait]
     answer = {"jobs": jobs} | ({"drops": late} if late else {}) | ({"ends": ends} if ends else {})
     print_answer(options, answer, *lines)
     for name in () if options.json else late:
         print_message(f"{name} is in the inbox and not yet taken")
     return 1 if any(bad) or (options.wait and late) else 0
+
+
+@contextmanager
+def _shown(home: Home, jobs: list[str], options: argparse.Namespace) -> Iterator[None]:
+    """Show the jobs on a terminal while they are waited for; Ctrl-C says what goes on."""
+    from runner.cli.progress import Board, is_drawable
+
+    try:
+        with ExitStack() as stack:
+            if options.wait and not options.json and is_drawable():
+                board = Board(home, lambda: [*jobs], named=True)
+                stack.enter_context(board).follow_in_thread()
+            yield
+    except KeyboardInterrupt:
+        if options.wait:
+            left = left_text(home, jobs) or "what was dropped is taken in its turn"
+            print_message(f"no longer waiting: {left}; `fluxdrop watch` shows it")
+        raise
 
 
 def _receipt(
@@ -113,8 +144,9 @@ def _receipt(
         if (fault is None and not is_gone) or client.receipt(home, drop, data) is not None:
             return
         if fault is not None:
-            raise UsageProblem(f"inbox/{drop} is set aside: {fault['message']}")
-        raise UsageProblem(f"somebody took inbox/{drop} away before it was read")
+            said = fault["message"]
+            raise UsageProblem(f"inbox/{drop} is set aside: {said}; `fluxdrop doctor` names more")
+        raise UsageProblem(f"somebody took inbox/{drop} away before it was read: submit it again")
 
     try:
         return client.wait_for_receipt(

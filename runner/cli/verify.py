@@ -97,23 +97,23 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
     from runner.gallery.metadata import read
 
     if not kind_of(file):
-        raise UsageProblem(f"there is no file {file}")
+        raise UsageProblem(f"there is no file {file}: name a picture or a sidecar of the outbox")
     is_sidecar = file.suffix.lower() == ".json"
     beside = file if is_sidecar else file.with_suffix(".json")
     if is_sidecar or is_file(beside):
         sidecar = read_json(beside)
         if sidecar is None:
-            raise UsageProblem(f"{beside} cannot be read as a sidecar")
+            raise UsageProblem(f"{beside} cannot be read as a sidecar: name another file")
     else:
         sidecar = read(file)
     picture = file
     if is_sidecar:
         name = mapping(sidecar.get("result")).get("file")
         if not isinstance(name, str) or os.path.basename(name) != name:
-            raise UsageProblem(f"{file} is no sidecar: its result names no file")
+            raise UsageProblem(f"{file} is no sidecar, for it names no file: name a picture")
         picture = file.with_name(name)
     if not is_file(picture):
-        raise UsageProblem(f"{picture} is not there: the sidecar's picture is what is compared")
+        raise UsageProblem(f"{picture} is not there: put back what the sidecar is compared with")
     return sidecar, picture
 
 

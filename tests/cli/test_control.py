@@ -35,6 +35,13 @@ def test_a_cancel_by_a_files_name_means_the_one_in_the_inbox_not_its_older_job(
     assert (here.home / "inbox" / "hero.yaml.cancel").exists()
 
 
+def test_a_cancel_of_a_job_that_is_over_promises_nothing(here: Here) -> None:
+    """Seen red: `it will be obeyed when one starts`."""
+    has_ended(here, "hero", "hero.yaml")
+    done = here("cancel", "hero")
+    assert "was over already" in done.out and done.err == ""
+
+
 def test_a_cancel_of_a_spec_that_is_dropped_again_after_it_was_never_planned_is_written(
     here: Here,
 ) -> None:

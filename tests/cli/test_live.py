@@ -137,9 +137,31 @@ def test_ctrl_c_ends_a_demo_and_the_next_runner_takes_up_its_jobs(
         eventually(lambda: (home / "outbox/drops/draw.yaml.json").exists(), "the demo to begin")
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130, (tmp_path / "demo").read_text(encoding="utf-8")
-    assert "Traceback" not in (tmp_path / "demo").read_text(encoding="utf-8")
+    said = (tmp_path / "demo").read_text(encoding="utf-8")
+    assert "Traceback" not in said and "with the next `fluxdrop run`" in said
     assert fluxdrop("drain", home=home).code == 0
     assert json.loads((home / "outbox/draw/status.json").read_bytes())["state"] == "succeeded"
+
+
+def test_ctrl_c_in_a_drain_and_in_a_submit_that_waits_says_what_goes_on_where(
+    home: Path, tmp_path: Path
+) -> None:
+    """Seen red: "nothing to do", and nothing."""
+    (home / "inbox" / "slow.yaml").write_text(spec(count=30, steps=100), encoding="utf-8")
+    later = written(tmp_path / "third.yaml")
+    drain, submit = tmp_path / "drain", tmp_path / "submit"
+    with started("drain", home=home, output=drain) as process:
+        eventually(lambda: b"slow  " in drain.read_bytes(), "the drain to begin")
+        with started("submit", later, "--wait", home=home, output=submit) as waiting:
+            eventually(lambda: b"third" in drain.read_bytes(), "the third job to be shown")
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(PATIENCE) == 130
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 1
+    said = drain.read_text(encoding="utf-8")
+    assert "slow goes on at image" in said and "with the next `fluxdrop run`" in said
+    assert "nothing to do" not in said
+    assert "no longer waiting: " in submit.read_text(encoding="utf-8")
 
 
 def test_drain_says_at_once_which_file_it_waits_for_and_why(home: Path, tmp_path: Path) -> None:
@@ -253,8 +275,9 @@ def test_a_terminal_sees_bars_and_their_ends(home: Path) -> None:
     os.close(ours)
     assert process.wait(PATIENCE) == 1
     text = seen.decode()
-    assert "bars" in text and "━" in text and "2/2 succeeded" in text and "✓" in text
+    assert "bars" in text and "─" in text and "2/2" in text and "✓" in text
     assert "SchemaInvalid" in text and "✗" in text and "Traceback" not in text
+    assert "stopped" not in text
 
 
 def test_a_terminal_that_is_closed_while_a_runner_is_idle_ends_it_well(

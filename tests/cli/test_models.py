@@ -184,6 +184,13 @@ def test_a_machine_where_nothing_was_fetched_has_nothing_wrong(here: Here) -> No
     assert here("models", "check").code == 0
 
 
+def test_a_model_that_is_asked_for_is_missed_whether_by_name_or_in_the_settings(here: Here) -> None:
+    """Seen red: 0 for a home whose default model was not there."""
+    assert here("models", "check", "krea").code == 1
+    (here.home / "fluxdrop.yaml").write_text("models: {text2img: krea}\n", encoding="utf-8")
+    assert here("models", "check").code == 1
+
+
 def test_a_name_that_nothing_has_is_wrong_usage(here: Here) -> None:
     done = here("models", "check", "kre")
     assert done.code == 2 and "did you mean 'krea'?" in done.err

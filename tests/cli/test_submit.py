@@ -337,7 +337,10 @@ def test_what_a_job_was_warned_of_while_it_ran_is_told_to_who_waited_for_it(
     runner_that(acts)
     (tmp_path / "odd.yaml").write_text(spec(prompt="a fox"), encoding="utf-8")
     done = here("submit", "--wait", str(tmp_path / "odd.yaml"))
-    state, warning = done.out.splitlines()
+    state, warning, *files = done.out.splitlines()
+    assert files == [
+        f"  {here.home / 'outbox/odd' / name}" for name in ("index.html", "cat-0001.png")
+    ]
     assert state.startswith("odd ") and warning == f"  warning: {late}"
     assert done.err == f"{tmp_path / 'odd.yaml'}: warning: {early}\n"
     told = here("submit", "--wait", str(tmp_path / "odd.yaml"), "--json").json

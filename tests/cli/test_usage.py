@@ -5,6 +5,7 @@ Exit codes, what is said, JSON for programs, and what happens to a reader that l
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,15 +28,70 @@ from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.migrations import LATEST
 from specs.schemas import kinds
+from tests.cli.here import Here
+from tests.cli.terminal import on_terminal
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_without_a_command_it_shows_its_help_and_fails() -> None:
-    done = fluxdrop()
-    assert done.code == 2 and "COMMAND" in done.out
+def test_without_a_command_a_home_says_where_it_stands_and_what_to_do_next(home: Path) -> None:
+    assert fluxdrop(cwd=home).out.splitlines()[-1] == "next: `fluxdrop demo`"
+    (home / "inbox" / "cat.yaml").write_text(spec(), encoding="utf-8")
+    done = fluxdrop(cwd=home)
+    assert done.code == 0 and "1 in the inbox" in done.out
+    assert done.out.splitlines()[-1] == "next: `fluxdrop run` takes the 1 that wait"
+    assert fluxdrop("--json", home=home).json["running"] is False
+
+
+def test_without_a_command_outside_of_a_home_it_says_what_it_is_and_fails(tmp_path: Path) -> None:
+    done = fluxdrop(cwd=tmp_path)
+    assert done.code == 2 and "`fluxdrop --help`" in done.out and "fluxdrop init DIR" in done.err
     assert fluxdrop("--help").code == 0
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser of each command below one."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield each
+                yield from parsers(each)
+
+
+def test_the_help_of_every_command_is_a_sentence_and_an_example_and_takes_home() -> None:
+    for parser in parsers(build_parser()):
+        assert (parser.description or "").strip(), parser.prog
+        assert "--home" in parser.format_help(), parser.prog
+        if parser.prog != "fluxdrop gallery":
+            assert f"example: {parser.prog}" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["status nigth", "cancel nigth", "retry nigth", "keep nigth", "gallery page nigth"],
+)
+def test_a_job_that_there_is_not_gets_the_name_of_one_that_there_is(here: Here, wrong: str) -> None:
+    (here.home / "outbox" / "night").mkdir(parents=True)
+    done = here(*wrong.split())
+    assert "did you mean 'night'?" in done.out + done.err
+
+
+def test_a_wrong_pack_model_or_kind_gets_a_name_or_a_step(here: Here) -> None:
+    (here.home / "prompts" / "mine").mkdir()
+    for wrong, said in (
+        ("compose mine", "mine/pack.json: is not there: copy one from prompts/shapes"),
+        ("compose shape --all", "did you mean 'shapes'?"),
+        ("gallery search --model tinny", "did you mean 'tiny'?"),
+        ("gallery search --kind foo", "'kontext'"),
+    ):
+        assert said in here(*wrong.split()).err, wrong
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a terminal of POSIX")
+def test_an_mcp_server_that_a_person_starts_says_what_it_waits_for(home: Path) -> None:
+    with on_terminal("mcp", home=home) as terminal:
+        terminal.shows("waiting for an agent's messages on standard input")
 
 
 def test_a_misspelt_command_gets_a_suggestion() -> None:

@@ -1,10 +1,13 @@
-"""What `watch --json` prints of jobs that change: all of it once, and then what is new."""
+"""What `watch` shows and prints of jobs that change, on a terminal and elsewhere; its keys."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,14 @@ import pytest
 
 from runner import client
 from runner.cli.progress import Board
+from runner.cli.watch import _Newest
 from runner.settings import Home
+from runner.spool.disk.locks import home_lock
 from runner.wire import PREVIEW
 from tests.cli.here import Here
+from tests.cli.terminal import LEFT, on_terminal
 from tests.harness import eventually
-from tests.planted import STATUS
+from tests.planted import HEALTH, STATUS
 
 
 class Watched:
@@ -81,7 +87,7 @@ def test_the_file_of_a_preview_is_named_once_a_job(
     terminal: bool,
 ) -> None:
     if terminal:
-        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         monkeypatch.setenv("COLUMNS", "40")
     folder = home / "outbox" / "cat"
     folder.mkdir(parents=True)
@@ -162,3 +168,86 @@ def test_the_next_job_of_an_id_is_another_job(watched: Watched) -> None:
     assert line["state"] == "queued" and "source" in line
     (line,) = watched.change(state="succeeded")
     assert line["state"] == "succeeded"
+
+
+@pytest.fixture
+def held(home: Path) -> Iterator[Home]:
+    """A home that a runner has, which works at the job `cat` and does nothing that it is asked."""
+    for name, value in (
+        ("runner.json", HEALTH),
+        ("cat/status.json", {**STATUS, "state": "running"}),
+    ):
+        file = home / "outbox" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(value), encoding="utf-8")
+    lock = home_lock(Home(home))
+    lock.acquire()
+    yield Home(home)
+    lock.release()
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="a terminal of POSIX")
+
+
+@posix
+def test_the_keys_of_the_page_pause_cancel_open_and_leave(held: Home) -> None:
+    page = held.job("cat") / "index.html"
+    page.touch()
+    with on_terminal("watch", home=held.root) as terminal:
+        terminal.shows("p pause  c cancel  o open  q quit")
+        assert "image 1" in terminal.text and "━" in terminal.text
+        cancel, pause = held.inbox / "cat.cancel", held.inbox / "runner.pause"
+        for answer, is_asked in (("n", False), ("y", True)):
+            terminal.press("c")
+            terminal.shows("cancel cat? y or n")
+            terminal.press(answer)
+            terminal.shows("q quit")
+            assert cancel.exists() is is_asked
+        terminal.press("p")
+        terminal.shows("p resume")
+        assert pause.exists()
+        terminal.press("p")
+        terminal.shows("p pause")
+        assert not pause.exists()
+        terminal.press("o")
+        terminal.shows("outbox/cat/index.html")
+        terminal.resize(30, 12)
+        terminal.shows("denoising")
+        eventually(lambda: "runner 1 is idle; 1 succeeded" in terminal.text, "the new width")
+        terminal.press("q")
+        assert terminal.ended() == 0 and LEFT in terminal.raw
+
+
+@posix
+@pytest.mark.parametrize("way", ["\x03", signal.SIGTERM])
+def test_the_terminal_is_as_it_was_however_the_page_is_left(
+    held: Home, way: str | signal.Signals
+) -> None:
+    with on_terminal("watch", "cat", home=held.root, NO_COLOR="1", LC_ALL="C") as terminal:
+        before = terminal.modes()
+        terminal.shows("q quit")
+        assert "\x1b[32m" not in terminal.raw and terminal.text.isascii()
+        assert terminal.modes() != before
+        if isinstance(way, str):
+            terminal.press(way)
+        else:
+            terminal.process.send_signal(way)
+        assert terminal.ended() == 1  # the job is not over
+        assert LEFT in terminal.raw and terminal.modes() == before
+
+
+def test_jobs_that_were_over_are_not_shown_first_but_by_json(held: Home) -> None:
+    """Seen red: every finished job that the runner knows came before the first piece of news."""
+    recent, slot = HEALTH["recent"][0], {**HEALTH["slots"][0], "job": "slow"}
+
+    def say(*states: str) -> None:
+        rows = [{**recent, "id": f"job{n}", "state": state} for n, state in enumerate(states)]
+        health = {**HEALTH, "recent": rows, "slots": [slot], "next": ["late"]}
+        held.health.write_text(json.dumps(health), encoding="utf-8")
+
+    say("succeeded", "queued", "failed")
+    news, everything = _Newest(held, skips_over=True), _Newest(held, skips_over=False)
+    assert news.ids() == ["slow", "job1", "late"]
+    assert everything.ids() == ["slow", "job2", "job1", "job0", "late"]
+    say("running", "succeeded", "failed", "succeeded")
+    assert news.ids() == ["slow", "job3", "job1", "job0", "late"]

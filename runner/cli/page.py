@@ -1,0 +1,175 @@
+"""What a terminal shows of a runner: lines of one row each, made of its health file and statuses.
+
+`watch` shows all of it; `run`, `drain`, `demo` and `submit --wait` show what is in hand. Columns
+that find no room are dropped, and texts cut: nothing wraps.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from runner.cli.output import counted, ending, runner_line, shown_slots, slot_note
+from runner.gallery.formatting import duration
+from runner.job import FINAL_STATES
+from runner.terminal import on_one_line
+
+_MARKS = {"succeeded": ("✓", "green"), "cancelled": ("■", "yellow")}
+_FAILED = ("✗", "red")
+_ASCII = str.maketrans("━─✓✗■…", "#-+x=~")
+_LEAST_TEXT = 16
+_MOST_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """What is to be shown: `jobs` are the statuses with bars, `ended` the last results.
+
+    `footer` is the last line. Only a `whole` one has the runner's own line, and every slot.
+    """
+
+    health: Mapping[str, Any]
+    jobs: Sequence[Mapping[str, Any]]
+    ended: Sequence[Mapping[str, Any]] = ()
+    whole: bool = False
+    footer: str = ""
+
+
+def is_plain(encoding: str) -> bool:
+    """Whether a terminal is to get ASCII alone: by its encoding, or by a locale that says so."""
+    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return not encoding.lower().startswith("utf") or locale in ("C", "POSIX")
+
+
+def lines(view: View, width: int, height: int, *, plain: bool = False) -> list[Text]:
+    """The view in at most `height` rows of at most `width` cells; with `plain` in ASCII alone."""
+    health, bar = view.health, min(max(width // 6, 8), 30)
+    halts = [health["note"]] if health.get("note") else []
+    faults = [f"set aside: {each['file']}: {each['message']}" for each in health.get("faults", ())]
+    head = [_cell(text, "yellow") for text in halts]
+    head += [_cell(text, "red") for text in faults[:_MOST_FAULTS]]
+    if view.whole and health:
+        head.insert(0, _cell(runner_line({**health, "job": None}), "bold"))
+    slots = health.get("slots", []) if view.whole else shown_slots(health)
+    if is_one := len(slots) < 2:
+        # What it makes stands below the job.
+        slots = [{**slot, "job": None} for slot in slots]
+    rows = [row for job in view.jobs for row in _job_rows(job, bar, width, has_picture=is_one)]
+    parts = [
+        head,
+        _fitted(rows, width, flexible=4, drop=(5, 2, 3)),
+        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=1, drop=(3, 2)),
+    ]
+    if health.get("queued"):
+        # The health file is older than the statuses.
+        begun = {job["id"] for job in (*view.jobs, *view.ended)}
+        named = [job for job in dict.fromkeys(health["next"]) if job not in begun]
+        parts.append([_cell(f"{health['queued']:,} queued: {', '.join(named)}".rstrip(": "))])
+    parts = [part for part in parts if part]
+    foot = [_cell(view.footer, "dim")] if view.footer else []
+    room = height - len(foot) - sum(len(part) + view.whole for part in parts)
+    parts.append(_fitted([_ended_row(e, width) for e in view.ended[: max(room, 0)]], width, 3))
+    spaced = view.whole and sum(map(len, parts)) + len(parts) + len(foot) <= height
+    shown = [line for part in parts if part for line in [*part, *[Text()] * spaced]]
+    shown = [*shown[: max(height - len(foot), 0)], *foot]
+    for line in shown:
+        if plain:
+            _in_ascii(line)
+        line.truncate(width, overflow="crop" if plain else "ellipsis")
+        line.no_wrap = True
+    return shown
+
+
+def above(line: str, ended: Mapping[str, Any] | None, *, plain: bool = False) -> Text:
+    """A line that stays, above what changes; that of a job that ended begins with its mark."""
+    mark = _MARKS.get(ended["state"], _FAILED) if ended else (" ", "")
+    text = Text.assemble(mark, " ", _cell(line))
+    return _in_ascii(text) if plain else text
+
+
+def _job_rows(
+    job: Mapping[str, Any], bar: int, width: int, *, has_picture: bool
+) -> Iterable[tuple[Text, ...]]:
+    """The row of a job, and one of the picture in hand."""
+    if job["state"] != "running":
+        yield *_ended_row(job, width)[:3], Text(), _cell(ending(job)), Text()
+        return
+    images, progress = job["images"], job["progress"] or {}
+    over = sum(images[key] for key in ("done", "failed", "skipped")) / max(images["total"], 1)
+    fraction = min(max(progress.get("fraction", 0.0), over), 1.0)
+    left = progress.get("eta_seconds")
+    text = f"{fraction:.0%}" if left is None else f"{duration(max(left, 0))} left"
+    name, model = _named(job["id"], width, "bold"), _cell(job["model"] or "", "dim")
+    yield Text(" "), name, _cell(counted(job)), _bar(fraction, bar), _cell(text), model
+    if has_picture and progress:
+        done = progress["step"] / (progress["steps"] or 1)
+        steps = f"{progress['step']}/{progress['steps']}" if progress["steps"] else ""
+        image = _cell(f"image {progress['image']}")
+        yield Text(), image, _cell(steps), _bar(done, bar), _cell(progress["phase"]), Text()
+
+
+def _slot_row(slot: Mapping[str, Any], bar: int, width: int) -> tuple[Text, ...]:
+    """A slot: its name, what it makes, the steps of that, its memory."""
+    is_well = slot["state"] in ("working", "idle")
+    what = slot_note({**slot, "memory": None})
+    text = f"{slot['state']}  {what}".rstrip()
+    memory = f"{slot['memory'] / 2**30:.1f} GiB" if slot["memory"] else ""
+    steps = _bar(slot["step"] / slot["steps"], bar) if slot["steps"] and slot["job"] else Text()
+    return _named(slot["name"], width), _cell(text, "" if is_well else "red"), steps, _cell(memory)
+
+
+def _ended_row(job: Mapping[str, Any], width: int) -> tuple[Text, ...]:
+    mark = _MARKS.get(job["state"], _FAILED) if job["state"] in FINAL_STATES else (" ", "")
+    return Text(*mark), _named(job["id"], width), _cell(counted(job)), _cell(ending(job))
+
+
+def _in_ascii(text: Text) -> Text:
+    text.plain = text.plain.translate(_ASCII).encode("ascii", "replace").decode()
+    return text
+
+
+def _cell(text: object, style: str = "") -> Text:
+    return Text(on_one_line(str(text)).replace("\t", " "), style)
+
+
+def _named(name: str, width: int, style: str = "") -> Text:
+    """A name, cut where it would take the room of all else."""
+    cell = _cell(name, style)
+    cell.truncate(max(width // 3, 10), overflow="ellipsis")
+    return cell
+
+
+def _bar(fraction: float, width: int) -> Text:
+    done = round(min(max(fraction, 0.0), 1.0) * width)
+    return Text.assemble(("━" * done, "cyan"), ("─" * (width - done), "dim"))
+
+
+def _fitted(
+    rows: Sequence[tuple[Text, ...]], width: int, flexible: int, drop: Iterable[int] = ()
+) -> list[Text]:
+    """Rows as lines of columns; those of `drop` go in turn until the `flexible` one has room."""
+    widths: list[int] = [
+        max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)
+    ]
+    kept, gap = [column for column, most in enumerate(widths) if most], 2 if width >= 80 else 1
+
+    def room() -> int:
+        return width - sum(widths[c] + gap for c in kept if c != flexible)
+
+    for column in drop:
+        if flexible in kept and room() < min(widths[flexible], _LEAST_TEXT) or room() < 0:
+            kept = [each for each in kept if each != column]
+    if flexible in kept:
+        widths[flexible] = max(min(widths[flexible], room()), 0)
+    shown = []
+    for row in rows:
+        line = Text()
+        for column in kept:
+            cell = row[column]
+            cell.truncate(widths[column], overflow="ellipsis", pad=True)
+            line.append_text(cell).append(" " * gap)
+        line.rstrip()
+        shown.append(line)
+    return shown

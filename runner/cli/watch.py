@@ -1,0 +1,147 @@
+"""`watch`: what the runner does, as a page that changes, as lines, or as JSON.
+
+Reads the home's files only, so it shows the same wherever the runner is.
+"""
+
+import argparse
+import os
+import sys
+import webbrowser
+from contextlib import ExitStack, suppress
+from signal import default_int_handler
+from typing import Any
+
+from runner import client, reading
+from runner.cli.keys import pressed
+from runner.cli.output import add_verb, file_lines, nearest_job, print_message, show
+from runner.cli.progress import Board
+from runner.errors import RunnerNeeded
+from runner.files import is_file, is_there
+from runner.job import FINAL_STATES
+from runner.settings import Home, find_home
+from runner.spool.store.names import is_safe_id
+from runner.stop_signals import taken_by
+from specs.errors import FluxdropError
+
+_KEY_SECONDS = 0.1
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verb of this module."""
+    watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")
+    watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
+
+
+def run_watch(options: argparse.Namespace) -> int:
+    """Show the runner's jobs until Ctrl-C or q, or the named jobs until they are over."""
+    home = find_home(options.home)
+    if client.runner_health(home) is None:
+        raise RunnerNeeded("no runner is running: start `fluxdrop run`")
+    jobs = _Newest(home, skips_over=not options.json)
+
+    def states() -> list[str]:
+        return [client.status(home, job)["state"] for job in options.ids]
+
+    def is_over() -> bool:
+        if options.ids and all(state in (*FINAL_STATES, "unknown") for state in states()):
+            return True
+        return client.runner_health(home) is None
+
+    board = Board(
+        home, lambda: options.ids or jobs.ids(),
+        as_json=options.json, named=bool(options.ids), whole=True,
+    )  # fmt: skip
+    # By a stop, too, the terminal is left as it was.
+    with suppress(KeyboardInterrupt), taken_by(default_int_handler), ExitStack() as stack:
+        keys = None
+        if board.draws and sys.stdin.isatty():
+            keys = _Keys(home, board, stack.enter_context(pressed()))
+        stack.enter_context(board)
+        board.follow(client.patient(is_over), keys)
+    if board.draws:
+        for status in (client.status(home, job) for job in options.ids):
+            for line in file_lines(home, status):
+                show(line)
+    for job, state in zip(options.ids, states(), strict=True):
+        if state == "unknown" and not options.json:
+            print_message(f"there is no job {job!r}: {nearest_job(home, job)}")
+    if options.ids:
+        return 0 if all(state == "succeeded" for state in states()) else 1
+    if client.runner_health(home) is None:
+        print_message("the runner has stopped")
+    return 0
+
+
+class _Newest:
+    """The jobs that a runner's health file names, but with `skips_over` those that were over."""
+
+    def __init__(self, home: Home, *, skips_over: bool) -> None:
+        self._home = home
+        self._over: set[str] | None = None if skips_over else set()
+
+    def ids(self) -> list[str]:
+        """Their ids, the oldest first."""
+        health = reading.health(self._home.health) or {}
+        recent = {job["id"]: job["state"] in FINAL_STATES for job in health.get("recent", ())}
+        if self._over is None:
+            self._over = {job for job, is_over in recent.items() if is_over}
+        self._over -= {job for job, is_over in recent.items() if not is_over}
+        held = [slot["job"] for slot in health.get("slots", ()) if slot["job"]]
+        newest = [job for job in reversed(recent) if job not in self._over]
+        return list(dict.fromkeys([*held, *newest, *health.get("next", ())]))
+
+
+class _Keys:
+    """Obeys the keys of the page; called, it waits for some and returns whether to leave."""
+
+    def __init__(self, home: Home, board: Board, read: Any) -> None:
+        self._home = home
+        self._board = board
+        self._read = read
+        self._asked: str | None = None
+        self._said = ""
+
+    def __call__(self) -> bool:
+        keys = self._read(_KEY_SECONDS)
+        if keys is None or "q" in keys.lower():
+            return True
+        try:
+            for key in keys.lower():
+                self._said = self._obey(key)
+            paused = is_there(self._home.inbox / "runner.pause")
+        except (FluxdropError, OSError) as error:
+            self._said, paused = str(error), False
+        usual = f"p {'resume' if paused else 'pause'}  c cancel  o open  q quit"
+        self._board.footer = self._said if self._asked else f"{self._said}   {usual}".lstrip()
+        return False
+
+    def _obey(self, key: str) -> str:
+        """Do what a key asks for, and return what to say of it."""
+        job, self._asked = self._asked, None
+        in_hand = [status["id"] for status in self._board.running()]
+        if job and key == "y":
+            client.cancel(self._home, job)
+            return f"{job} stops at its next step"
+        if key == "p" and is_there(self._home.inbox / "runner.pause"):
+            client.resume(self._home)
+            return "images start again"
+        if key == "p":
+            client.pause(self._home)
+            return "the image in hand is finished, then nothing starts"
+        if key == "c" and not job and in_hand:
+            self._asked = in_hand[0]
+            return f"cancel {in_hand[0]}? y or n"
+        if key == "o":
+            return self._opened(in_hand)
+        return "no job is in hand" if key == "c" and not job else ""
+
+    def _opened(self, in_hand: list[str]) -> str:
+        """Open the page of the newest picture in a browser; what to say of it."""
+        recent = (reading.health(self._home.health) or {}).get("recent", ())
+        ids = filter(is_safe_id, [*in_hand, *(job["id"] for job in recent)])
+        pages = (self._home.job(job) / "index.html" for job in ids)
+        page = next(filter(is_file, pages), self._home.outbox / "index.html")
+        # Without a desktop a browser of the terminal would be started, in this terminal.
+        has_desktop = os.name == "nt" or sys.platform == "darwin"
+        has_desktop |= bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+        return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{page}"
