@@ -59,6 +59,7 @@ class Settings:
     forbidden: tuple[Any, ...] = ()
     audit_languages: tuple[str, ...] = ("en",)
     window: str | None = None
+    log_prompts: bool = False
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where in which file each part of `registry` stands, for mistakes that are found later."""
 

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.terminal",
         "runner.wire",
     ),
-    ("runner.executor", "runner.holds", "runner.reading"),
+    ("runner.executor", "runner.holds", "runner.logs", "runner.reading"),
     ("runner.spool.disk", "runner.engine", "runner.gallery"),
     ("runner.spool.store",),
     ("runner.spool.inbox",),
@@ -67,6 +67,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "yaml": ("specs/",),
     "jsonschema": ("specs/",),
     "rich": ("runner/cli/",),
+    "prometheus_client": ("runner/daemon/metrics.py",),
     "ray": ("runner/slots/",),
 }
 """The places where a foreign package may be imported."""

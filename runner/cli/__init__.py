@@ -26,6 +26,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "init": ("init",),
     "submit": ("submit", "check"),
     "status": ("status", "watch"),
+    "logs": ("logs",),
     "control": ("cancel", "retry", "keep", "pause", "resume"),
     "compose": ("compose", "audit"),
     "gallery": ("gallery",),

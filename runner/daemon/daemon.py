@@ -122,7 +122,7 @@ class Daemon:
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._health = Health(spool, self.worker, self.executor, self.intake)
+        self._health = Health(spool, self.worker, self.executor, self.intake, self.writer.metrics)
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.
