@@ -74,6 +74,7 @@ class Settings:
     receivers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     """Who can be told of events; their addresses may be secrets."""
     on: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    log_prompts: bool = False
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """By each setting that is given, and each part of `registry`: its place, or its variable."""
     stamp: tuple[str, int, int] | None = field(default=None, repr=False, compare=False)

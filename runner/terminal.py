@@ -4,7 +4,6 @@ File names, keys and prompts come from all who may write to the inbox, and statu
 who may write to the outbox. All that is printed or logged passes through `escaped`.
 """
 
-import os
 import re
 
 # All control characters but tab and line end, among them ESC and the carriage return, that hides
@@ -31,20 +30,3 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def log_to_stderr() -> None:
-    """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
-    import logging
-
-    class Harmless(logging.Formatter):
-        def formatMessage(self, record: logging.LogRecord) -> str:
-            return on_one_line(super().formatMessage(record))
-
-        def format(self, record: logging.LogRecord) -> str:
-            return escaped(super().format(record))  # the traceback, too
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(Harmless("%(asctime)s %(name)s: %(message)s"))
-    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
-    logging.basicConfig(level=level, handlers=[handler])

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.terminal",
         "runner.wire",
     ),
-    ("runner.executor", "runner.holds", "runner.reading", "runner.receivers"),
+    ("runner.executor", "runner.holds", "runner.logs", "runner.reading", "runner.receivers"),
     ("runner.spool.disk", "runner.engine", "runner.gallery"),
     ("runner.spool.store",),
     ("runner.spool.inbox",),
@@ -68,6 +68,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "yaml": ("specs/",),
     "jsonschema": ("specs/",),
     "rich": ("runner/cli/",),
+    "prometheus_client": ("runner/daemon/metrics.py",),
     "ray": ("runner/slots/",),
     "apprise": ("runner/receivers.py",),
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.terminal import escaped, log_to_stderr, on_one_line
+from runner.logs import log_to_stderr
+from runner.terminal import escaped, on_one_line
 from tests.harness import ROOT, fluxdrop
 
 ACTING = "\x1b]0;owned\x07\x1b[2Jred\u202egnp\x9b31m\r\x7f\u2066\u2028"

@@ -27,6 +27,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "submit": ("submit", "check"),
     "status": ("status",),
     "watch": ("watch",),
+    "logs": ("logs",),
     "control": ("cancel", "retry", "keep", "pause", "resume"),
     "lend": ("lend",),
     "compose": ("compose", "audit"),

@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from runner.cli.output import add_verb, print_message
+from runner.logs import log_to_stderr
 from runner.settings import find_home
-from runner.terminal import log_to_stderr
 
 PORT = 8421
 TOKEN = "FLUXDROP_MCP_TOKEN"

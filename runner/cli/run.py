@@ -24,10 +24,12 @@ from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable, RunnerNeeded, UsageProblem
 from runner.holds import UNWRITABLE, disk_hold
 from runner.job import FINAL_STATES
+from runner.logs import log_to_file, log_to_stderr
 from runner.settings import Home, find_home
-from runner.terminal import log_to_stderr
 from specs import schemas
 from specs.times import parse_moment
+
+log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _HELD = "{}; then run `fluxdrop demo` again"
@@ -43,6 +45,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         verb.add_argument("--one-process", action="store_true", help=text)
         text = "on the GPUs of a Ray cluster: `local`, or its host:port (default: the settings')"
         verb.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+        text = "answer Prometheus on this port of this machine, with what is in data/metrics.prom"
+        verb.add_argument("--metrics", type=int, metavar="PORT", help=text)
         # What the supervisor adds; standard input then is its pipe.
         verb.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
 
@@ -111,8 +115,13 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
                 sys.exit(exit_codes.DONE)
         # To the end: it takes seconds, and a terminal that is closed sends more than one signal.
         with opening as daemon, Board(home, daemon.newest_jobs, as_json=options.json) as board:
+            if options.metrics is not None:
+                daemon.writer.metrics.serve(options.metrics)
+            last = os.environ.get(exit_codes.LAST_END, "no other before it")
+            log.info("the runner begins: process %d, %s", os.getpid(), last)
             board.follow_in_thread()
             yield daemon
+            log.info("the runner stops")
             is_stopped = daemon.is_asked_to_stop(0) and not options.json
             running = [record.id for record in daemon.ledger.running()]
     if is_stopped:
@@ -130,6 +139,8 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
     more = ["--json"] if options.json else []
     if options.ray is not None:
         more += [f"--ray={options.ray}"]
+    if options.metrics is not None:
+        more += [f"--metrics={options.metrics}"]
     return keep_running(
         [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
         final_codes=final_codes,
@@ -232,13 +243,11 @@ def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> Home:
-    """The home, its folders made, with the log on standard error."""
+    """The home, its folders made, with the log on standard error and in its file."""
     log_to_stderr()
-    # The end of a fault is logged at INFO; a person who read of the fault waits for it.
-    for module in ("log_once", "daemon.settings_watch", "daemon.tidying"):
-        logging.getLogger(f"runner.{module}").setLevel(logging.INFO)
     home = find_home(options.home)
     home.prepare()
+    log_to_file(home.data)
     return home
 
 

@@ -133,8 +133,9 @@ class Daemon:
         self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
         self.telling = Telling(spool)
         self._health = Health(
-            spool, self.worker, self.executor, self.intake, self._settings, self.telling
-        )
+            spool, self.worker, self.executor, self.intake, self._settings, self.telling,
+            self.writer.metrics,
+        )  # fmt: skip
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from runner.daemon.metrics import Metrics
 from runner.daemon.pages import NO_PAGE, NO_RESULTS, Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.results import TABLES
@@ -31,10 +32,12 @@ class JobEnds:
     spool: Spool
     pages: Pages
     recorder: Recorder
+    metrics: Metrics
 
     def requeue(self, record: Record, hold: Hold) -> None:
         """Put a job back into the queue at an image's end, or end it if it was cancelled."""
         self.recorder.persist(lambda: self.spool.ledger.put_back(record.seq, hold))
+        log.info("job %s goes back into the queue: %s", record.id, hold.reason)
         self.spool.outbox.write_status(record.seq)
         # It may wait until the night; for room on the disk it waits anyway.
         with suppress(OSError):
@@ -80,9 +83,10 @@ class JobEnds:
 
     def _publish(self, records: Sequence[Record]) -> None:
         pages: dict[int, Mapping[str, str]] = {}
+        ended = []
         for record in records:
             self._count_gone(record)
-            current = self.spool.ledger.get(record.seq)
+            ended.append(current := self.spool.ledger.get(record.seq))
             status = self.spool.outbox.status(current)
             pages[record.seq], warning = self.pages.of_job(current, status)
             if warning:
@@ -104,5 +108,7 @@ class JobEnds:
             except (JobFailed, OSError):
                 self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
                 self.spool.outbox.publish_ends({seq: {}})
-        for record in records:
+        for record in ended:
             self.pages.forget(record)
+            self.metrics.over(record, "unmade", record.images_left)
+            log.info("job %s %s, %d of %d made", record.id, record.state, record.done, record.total)

@@ -1,6 +1,6 @@
 """The health file: the state of the runner, for people and programs outside of it.
 
-Also the summary that `fluxdrop status` reads instead of every job's file.
+Also the summary that `fluxdrop status` reads instead of every job's file, and the metrics.
 """
 
 import os
@@ -11,6 +11,7 @@ from functools import cache
 from importlib import metadata
 
 from runner.clock import now, timestamp
+from runner.daemon.metrics import FILE, Metrics
 from runner.daemon.settings_watch import SettingsWatch
 from runner.daemon.telling import Telling
 from runner.daemon.worker import Worker
@@ -38,16 +39,27 @@ class Health:
     intake: Intake
     settings: SettingsWatch
     telling: Telling
+    metrics: Metrics
     started_at: str = field(default_factory=timestamp)
     log_once: LogOnce = field(default_factory=lambda: LogOnce("writing the health file"))
 
     def write(self, state: str) -> None:
-        """Replace the file; where the disk refuses it, that is logged only."""
+        """Replace the file, and that of the metrics; where a disk refuses, that is logged only."""
+        home, failed = self.spool.home, False
         try:
-            self.spool.disk.replace(self.spool.home.health, to_json(self._content(state)))
-            self.log_once.recovered()
+            content = self._content(state)
         except (OSError, FluxdropError) as error:
             self.log_once.failed(error)
+            return
+        text = self.metrics.text(content, len(self.spool.faults))
+        for file, data in ((home.health, to_json(content)), (home.data / FILE, text)):
+            try:
+                self.spool.disk.replace(file, data)
+            except (OSError, FluxdropError) as error:
+                self.log_once.failed(error)
+                failed = True
+        if not failed:
+            self.log_once.recovered()
 
     def _content(self, state: str) -> RunnerHealth:
         current = self.worker.current

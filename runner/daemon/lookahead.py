@@ -48,7 +48,7 @@ class Lookahead:
                 tasks.extend(self._builder.prompts(record, composed, _MOST_PROMPTS - len(tasks)))
             except Exception:
                 # Reported when the job begins, as its failure.
-                log.debug("%s cannot be built ahead", record.id, exc_info=True)
+                log.debug("job %s cannot be built ahead", record.id, exc_info=True)
         self._announced &= {record.seq for record in upcoming}
         if tasks:
             self._executor.prepare(tasks)

@@ -139,12 +139,12 @@ class Pages:
             pages, self._pages_made[record.seq] = made
             files |= pages
         except _FAULTS as error:
-            log.warning("no contact sheet for %s: %s", record.id, error)
+            log.warning("job %s has no contact sheet: %s", record.id, error)
             warning, self._pages_made[record.seq] = NO_PAGE.format(type(error).__name__), closed
         try:
             files |= self._results.of_job(record)
         except _FAULTS as error:
-            log.warning("no results for %s: %s", record.id, error)
+            log.warning("job %s has no results: %s", record.id, error)
             warning = warning or NO_RESULTS.format(type(error).__name__)
         ended = monotonic()
         self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))

@@ -103,7 +103,7 @@ class Reuse:
             fields = _fields(image.task, image.realised)
             setup = self._setup(image.task, fields, of=facts)
         except Exception as error:  # noqa: BLE001 the image is made, and is not lost for that
-            log.warning("%s cannot be found again: %s", image.task.job, error)
+            log.warning("job %s cannot be found again: %s", image.task.job, error)
             return {}
         return {"asked": asked_key(fields)} | ({"setup": setup} if setup else {})
 

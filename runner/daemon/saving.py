@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from runner.clock import monotonic
+from runner.daemon.metrics import Metrics
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.reuse import Unreusable
@@ -25,6 +27,7 @@ from runner.errors import JobFailed, PlaceAway
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
+from runner.job import Phase
 from runner.spool.disk.disk import concerns_all
 from runner.spool.store.names import PICTURE_SUFFIXES
 from runner.spool.store.outbox import ORIGINAL, SavedImage, output_entry, state_of
@@ -91,18 +94,24 @@ class ImageSaver:
     spool: Spool
     pages: Pages
     recorder: Recorder
+    metrics: Metrics
 
     def save(self, images: Sequence[Encoding]) -> None:
         """Put images into the outbox; one that cannot be put there fails, or is rendered again."""
+        began = monotonic()
         self.recorder.all_or_each(self._save, images)
         for record in {each.record.seq: each.record for each in images}.values():
             self.pages.refresh_job(record)
+        if images:
+            self.metrics.spent(Phase.SAVING, monotonic() - began)
 
     def fail(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
         self.recorder.persist(
             lambda: self.spool.ledger.image_failed(record.seq, number, reason, message)
         )
+        self.metrics.over(record, "failed")
+        log.warning("job %s image %d: %s: %s", record.id, number, reason, message)
 
     def _save(self, images: Sequence[Encoding]) -> None:
         saved: list[tuple[Encoding, SavedImage]] = []
@@ -111,7 +120,7 @@ class ImageSaver:
                 saved.append((each, each.files()))
             except Unreusable as error:
                 # It is still to be made, and its job does not end before.
-                log.warning("%s image %d: %s", each.record.id, each.number, error)
+                log.warning("job %s image %d: %s", each.record.id, each.number, error)
             except Exception as error:  # noqa: BLE001 no other image may suffer from it
                 self._fail_save(each, error)
         if not saved:
@@ -135,25 +144,31 @@ class ImageSaver:
             return
         self.recorder.persist(lambda: self._count(saved))
         self.pages.add(files.sidecar for _, files in saved)
-        for image, _ in saved:
+        for image, files in saved:
             self.recorder.warn(image.record, image.warnings)
+            result = "reused" if _is_copy(files) else "made"
+            self.metrics.over(image.record, result)
+            log.info("job %s image %d is %s", image.record.id, image.number, result)
 
     def _count(self, saved: Iterable[tuple[Encoding, SavedImage]]) -> None:
         with self.spool.ledger.transaction(durable=False):
             for image, files in saved:
                 output = output_entry(files.sidecar, f"thumbs/{files.stem}.webp")
                 state = state_of(self.spool.outbox.folder(files.job) / output["file"])
-                reused = "reused_from" in files.sidecar["result"]
                 seq, number = image.record.seq, image.number
-                self.spool.ledger.made(seq, number, output, state, reused=reused)
+                self.spool.ledger.made(seq, number, output, state, reused=_is_copy(files))
 
     def _fail_save(self, image: Encoding, error: Exception) -> None:
         reason = error.reason if isinstance(error, JobFailed) else "Internal"
         message = str(error)
         if not isinstance(error, (JobFailed, OSError)):
-            log.error("%s could not be saved", image.record.id, exc_info=error)
+            log.error("job %s could not be saved", image.record.id, exc_info=error)
             message = f"fluxdrop could not save this image (a bug): {type(error).__name__}"
         self.fail(image.record, image.number, reason, message)
+
+
+def _is_copy(files: SavedImage) -> bool:
+    return "reused_from" in files.sidecar["result"]
 
 
 def _encoded(image: FinishedImage) -> SavedImage:

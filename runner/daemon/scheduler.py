@@ -112,7 +112,7 @@ class Scheduler:
         try:
             return ready_at(record.realised, wall)
         except Exception:
-            log.exception("the hours of %s cannot be worked out", record.id)
+            log.exception("job %s: its hours cannot be worked out", record.id)
             self._ledger.end(record.seq, _WRONG_HOURS)
             return None
 

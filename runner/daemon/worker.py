@@ -75,6 +75,7 @@ class Worker:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._awake = spool.home.threads.awake
+        self._tells_prompts = spool.home.settings.log_prompts
         self._faults = spool.faults
         self._scheduler = scheduler
         self._executor = executor
@@ -185,6 +186,7 @@ class Worker:
             self._lookahead.announce()
 
     def _handle(self, event: Event) -> None:
+        self._writer.metrics.heard(event, self._awake())
         match event:
             case Progressed():
                 self._report(event)
@@ -204,7 +206,6 @@ class Worker:
             case Failed():
                 if taken := self._take(event):
                     record, number = taken[0].record, event.task.index
-                    log.warning("%s image %d: %s", record.id, number, event.message)
                     self._writer.fail_image(record, number, event.reason, event.message)
             case StoppedEarly():
                 if taken := self._take(event):
@@ -224,7 +225,7 @@ class Worker:
         self._looked_at = self._awake()
         for slot, dispatch in list(self.dispatches.items()):
             if dispatch.is_hung(self._awake()) and not self._is_lost(dispatch):
-                log.error("%s hangs at images %s", dispatch.job.record.id, sorted(dispatch.images))
+                log.error("job %s hangs at %s", dispatch.job.record.id, sorted(dispatch.images))
                 if self._executor.abandon(slot, _HUNG):
                     # It is told by an event.
                     dispatch.heard_at = self._awake()
@@ -452,7 +453,7 @@ class Worker:
         try:
             composed = self._ledger.composed(record.seq)
         except ValueError:
-            log.exception("the prompts of %s cannot be read", record.id)
+            log.exception("job %s: its prompts cannot be read", record.id)
             self._ledger.end(record.seq, _NO_PROMPTS)
             return
         suspects = self._ledger.suspect_images(record.seq)
@@ -554,6 +555,9 @@ class Worker:
             job.last[name], self._own[name] = max(batch), job.record.seq
             self.dispatches[name] = job.dispatches[name] = Dispatch(job, batch, self._awake())
             self._scheduler.started(name, job.record.model, monotonic())
+            for number, image in batch.items():
+                told = f": {image.task.prompt}" if self._tells_prompts else ""
+                log.info("job %s image %d begins on %s%s", job.record.id, number, name, told)
             try:
                 self._executor.start(name, [image.task for image in batch.values()])
             except ValueError as error:  # it was lost between two looks
@@ -576,7 +580,7 @@ class Worker:
             message = f"a file that it needs cannot be read now: {error}: then retry the job"
             self._writer.fail_image(record, number, "InputBad", message)
         except Exception as error:
-            log.exception("%s image %d could not be prepared", record.id, number)
+            log.exception("job %s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"
             self._writer.fail_image(record, number, "Internal", message)
         return None

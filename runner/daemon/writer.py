@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from runner.clock import monotonic
 from runner.daemon.ends import JobEnds
+from runner.daemon.metrics import Metrics
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.saving import Encoding, ImageSaver, begin, encoders
@@ -56,8 +57,9 @@ class Writer:
         self._pages = pages
         self._recorder = Recorder(spool.ledger)
         self._encoders = encoders()
-        self._images = ImageSaver(spool, pages, self._recorder)
-        self._ends = JobEnds(spool, pages, self._recorder)
+        self.metrics = Metrics()
+        self._images = ImageSaver(spool, pages, self._recorder, self.metrics)
+        self._ends = JobEnds(spool, pages, self._recorder, self.metrics)
         self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()

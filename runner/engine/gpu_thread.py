@@ -196,9 +196,8 @@ class GpuThread:
             return Failed(self._slot, task, error.reason, str(error))
         except BaseException as error:  # noqa: BLE001 an unanswered task would block the queue
             # As text: a traceback object would keep the image's tensors alive.
-            log.error(
-                "%s %d failed:\n%s", task.job, task.index, _private(traceback.format_exc(), task)
-            )
+            said = _private(traceback.format_exc(), task)
+            log.error("job %s image %d failed:\n%s", task.job, task.index, said)
             return Failed(self._slot, task, "Internal", _first_line(error, task))
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
@@ -35,9 +36,9 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
+from runner.logs import log_to_parent
 from runner.stop_signals import SIGNALS
 from runner.task import ImageTask
-from runner.terminal import log_to_stderr
 from runner.threads import Threads
 from specs.errors import FluxdropError
 
@@ -254,6 +255,9 @@ class ProcessExecutor:
                 continue
             if what == "ends":
                 return content, self._charged
+            if what == "log":
+                logging.getLogger(content.name).handle(content)
+                continue
             self._take(what, content)
 
     def _take(self, what: str, content: Any) -> None:
@@ -346,8 +350,8 @@ def _serve(
     sys.stdout = sys.stderr
     with suppress(OSError):
         os.dup2(2, 1)
-    log_to_stderr()
     teller = _Teller(pipe)
+    log_to_parent(partial(teller.tell, "log"))
     for act in (_end_with_parent, teller.keep_alive):
         threading.Thread(target=act, daemon=True).start()
     try:

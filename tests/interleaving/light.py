@@ -16,9 +16,9 @@ from queue import SimpleQueue
 from runner.daemon.daemon import Daemon, stopping_on_signals
 from runner.executor import Executor, Failed, Progressed, StoppedEarly
 from runner.job import Phase
+from runner.logs import log_to_stderr
 from runner.settings import Home, Settings
 from runner.task import ImageTask
-from runner.terminal import log_to_stderr
 from tests.interleaving.callers import FAILS_AT
 from tests.spool.device import FlatColours
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from runner.job import Phase
 from runner.settings import Home
 from runner.slots.local import Place, thread_of
 from runner.task import ImageTask
+
+log = logging.getLogger("runner.engine.inner")
 
 
 def task(prompt: str = "picture", index: int = 1) -> ImageTask:
@@ -80,6 +83,13 @@ class Inner:
                     print("by Python")
                     sys.stdout.flush()
                     os.write(1, b"by a library\n")
+                    self._render(slot, each)
+                case ["logs"]:
+                    try:
+                        raise ValueError(lambda: "what cannot be pickled")
+                    except ValueError:
+                        log.exception("job %s image %d is tried again", each.job, each.index)
+                    log.info("then on")
                     self._render(slot, each)
                 case ["comes", name]:
                     self._hand[name], self._models[name] = [], ()

@@ -256,6 +256,20 @@ def test_the_environment_is_set_before_the_executor_is_made(child_of: ChildOf) -
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "5"
 
 
+def test_what_a_child_logs_is_logged_here(
+    child_of: ChildOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen red: the child wrote it to standard error, and no file had it."""
+    child = child_of()
+    ready(child, 2)
+    with caplog.at_level("INFO", logger="runner.engine.inner"):
+        child.start("one", [task("logs")])
+        Told(child).next()
+    error, info = caplog.records
+    assert error.getMessage().startswith("job job image 1 is tried again\nTraceback")
+    assert (error.levelname, info.message, info.name) == ("ERROR", "then on", "runner.engine.inner")
+
+
 def test_signals_that_end_the_runner_do_not_reach_the_child(child_of: ChildOf) -> None:
     child = child_of()
     first = eventually(lambda: child._process, "a process")

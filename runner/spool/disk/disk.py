@@ -1,8 +1,8 @@
 """File operations that survive a kill: write aside, fsync, rename, fsync the folder.
 
 All that the spool and the daemon write passes through a Disk, the ledger's commits included; only
-lock files and probe files do not. Tests pass a Disk of their own, which ends the process at the
-n-th operation, refuses it, or records all of them to replay a power loss.
+lock files, probe files and the log do not. Tests pass a Disk of their own, which ends the process
+at the n-th operation, refuses it, or records all of them to replay a power loss.
 """
 
 import contextlib

@@ -47,8 +47,8 @@ class Faults:
         self._home = home
         self._faulty: dict[Path, _Faulty] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._faulty)
+    def __len__(self) -> int:
+        return len(self._faulty)
 
     def listed(self) -> list[Fault]:
         """The newest 20 faults, the oldest of them first, as the health file lists them."""

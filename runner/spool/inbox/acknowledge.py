@@ -74,6 +74,9 @@ class Acknowledger:
             for ack in acknowledgements
         ]
         self._outbox.write_jobs(jobs, receipts)
+        for ack in acknowledgements:
+            outcome = ack.record.end_reason or ack.outcome
+            log.info("job %s from %s: %s", ack.record.id, ack.drop.name, outcome)
         return self.take_out([ack.drop for ack in acknowledgements], jobs)
 
     def take_out(self, drops: Sequence[Drop], jobs: Sequence[Record] = ()) -> list[str]:
@@ -112,7 +115,7 @@ class Acknowledger:
                 if not record.kept:
                     self._outbox.clear_job(record.id)
             except Exception as error:  # noqa: BLE001 these drops are answered, and not once more
-                log.warning("outbox/%s of a rejected drop stays: %s", record.id, error)
+                log.warning("job %s was rejected, and its folder stays: %s", record.id, error)
 
     def _with_inputs(self, record: Record, until: float) -> Record:
         """The record after copying those of its inputs that have arrived, if there is time."""

@@ -13,11 +13,11 @@ from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from typing import Any, Self
 
+from runner.logs import log_to_stderr
 from runner.settings import Home
 from runner.spool.disk.platform import let_others_go_first
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.settle import Drop
-from runner.terminal import log_to_stderr
 
 
 class ComposeProcessDied(Exception):

@@ -187,7 +187,7 @@ class InputWait:
         except Exception as error:
             if isinstance(error, OSError) or concerns_all(error):
                 raise
-            log.exception("the inputs of %s cannot be gathered", record.id)
+            log.exception("job %s: its inputs cannot be gathered", record.id)
             message = "its inputs cannot be looked for (a bug): see the runner's log"
             self._ledger.end(record.seq, Hold("Internal", message))
             return True

@@ -70,7 +70,7 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
                 _enter(job_id, spool, catalogue)
             except Exception as error:
                 spool.faults.raise_common(error)
-                log.exception("outbox/%s could not be entered again", job_id)
+                log.exception("job %s could not be entered again", job_id)
                 record = ledger.newest(job_id)
                 what = str(error) if isinstance(error, OSError) else "not what a runner writes"
                 why = f"the ledger was lost, and what its folder says cannot be taken over ({what})"

@@ -122,7 +122,7 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
             spool.disk.remove(file)
     if kept:
         message = f"images without a sidecar that fits, or the reverse, are kept: {', '.join(kept)}"
-        log.warning("%s: %s", record.id, message)
+        log.warning("job %s: %s", record.id, message)
         ledger.warn(record.seq, [message])
 
 

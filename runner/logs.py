@@ -1,0 +1,71 @@
+"""What is logged: errors on standard error, and all that a runner does in `data/logs/runner.log`.
+
+The file has a JSON object in each line. A message about a job begins with "job" and its id, which
+becomes the object's `job`. No prompt is in it, unless the setting `log_prompts` asks for them.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from logging.handlers import QueueHandler, RotatingFileHandler
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from runner.clock import timestamp
+from runner.terminal import escaped, on_one_line
+
+FILE = "logs/runner.log"
+"""In the folder `data`; older ones have numbers behind the name."""
+_BYTES, _OLDER = 2 << 20, 4
+# At INFO, too: a person who read of a fault waits for its end.
+_SHOWN = ("runner.log_once", "runner.daemon.settings_watch", "runner.daemon.tidying")
+_JOB = re.compile(r"job ([A-Za-z0-9][\w.-]*)", re.ASCII)
+
+
+class _Harmless(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return on_one_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))  # the traceback, too
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        found = _JOB.match(message := record.getMessage())
+        told = {"at": timestamp(record.created), "level": record.levelname.lower()}
+        told |= {"logger": record.name, **({"job": found[1]} if found else {}), "message": message}
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def log_to_stderr() -> None:
+    """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
+    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Harmless("%(asctime)s %(name)s: %(message)s"))
+    handler.addFilter(lambda each: each.levelno >= level or each.name in _SHOWN)
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def log_to_file(data: Path) -> None:
+    """Send log records to the file in this folder, too, ours from INFO on."""
+    file = data / FILE
+    file.parent.mkdir(exist_ok=True)
+    handler = RotatingFileHandler(file, "a", _BYTES, _OLDER, encoding="utf-8", delay=True)
+    handler.setFormatter(_Json())
+    # A disk without room costs lines, and must not fill standard error.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("runner").setLevel(logging.INFO)
+
+
+def log_to_parent(tell: Callable[[logging.LogRecord], object]) -> None:
+    """Have log records, made so that they can be pickled, told to the process that logs them."""
+    queue: Any = SimpleNamespace(put_nowait=tell)
+    logging.getLogger().addHandler(QueueHandler(queue))
+    logging.getLogger("runner").setLevel(logging.INFO)
