@@ -3,7 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,33 @@ if sys.platform == "win32":
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 else:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopSign:
+    """Whether this process is to stop; `set` may be called in a signal handler.
+
+    There, threading.Event waits for ever for a lock that the code which it interrupts may hold.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._signs: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Ask to stop."""
+        self._asked = True
+        self._signs.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it is to stop."""
+        return self._asked
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is to stop, or is told so within these seconds."""
+        with suppress(Empty):
+            # For who waits beside.
+            self._signs.put(self._signs.get(timeout=seconds))
+        return self._asked
 
 
 @contextmanager
