@@ -67,6 +67,8 @@ class Telling:
         for_apprise = logging.getLogger("apprise")
         for_apprise.addHandler(logging.NullHandler())
         for_apprise.propagate = False
+        # Before a new receiver listens, which is told nothing of what was.
+        self._look_at_queue()
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in settings.receivers))
         ends = (partial(wait, self._stop), self._over)
         self.tellers = [Teller(name, spool, *ends) for name in settings.receivers]
@@ -82,11 +84,15 @@ class Telling:
                     note = "; ".join(found.values()) or "what was wrong has passed"
                     body = {"note": note, "trouble": [*self._trouble.told]}
                     self._ledger.announce(event, {**body, "faults": self._faults.listed()})
-            if is_idle and self._on.get(_EMPTY) and not self._ledger.has_queued():
-                self._ledger.announce_empty(_EMPTY)
+            if is_idle:
+                self._look_at_queue()
             self._log_once.recovered()
         except LedgerUnusable as error:
             self._log_once.failed(error)
+
+    def _look_at_queue(self) -> None:
+        if self._on.get(_EMPTY) and not self._ledger.has_queued():
+            self._ledger.announce_empty(_EMPTY)
 
     def health(self) -> list[ReceiverHealth]:
         """How telling goes, for the health file."""
