@@ -113,19 +113,18 @@ class Trouble:
     def __init__(self, told: Sequence[str] = ()) -> None:
         self.told = dict.fromkeys(told)
         self._since: dict[str, float] = {}
-        self._calm_since: float | None = None
+        self._seen_at: float | None = None
 
     def look(self, found: Mapping[str, str], moment: float) -> str | None:
         """The event that is due, given what is wrong now: a sentence for each thing."""
         self._since = {each: self._since.get(each, moment) for each in found}
         lasting = [each for each, at in self._since.items() if moment - at >= _TROUBLE_SECONDS]
-        if found or self._calm_since is None:
-            self._calm_since = None if found else moment
+        if found or self._seen_at is None:
+            self._seen_at = moment
         if not self.told.keys() >= set(lasting):
             self.told |= dict.fromkeys(lasting)
             return _TROUBLE
-        calm = self._calm_since is not None and moment - self._calm_since >= _CALM_SECONDS
-        if self.told and calm:
+        if self.told and moment - self._seen_at >= _CALM_SECONDS:
             self.told = {}
             return _RECOVERED
         return None

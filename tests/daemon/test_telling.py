@@ -296,8 +296,8 @@ def test_trouble_that_passes_at_once_or_comes_and_goes_is_not_told_again() -> No
     assert [trouble.look(full, 0), trouble.look({}, 4), trouble.look(full, 6)] == [None] * 3
     assert trouble.look(full, 11) == "runner.trouble"
     assert [trouble.look({}, 20), trouble.look(full, 49), trouble.look({}, 50)] == [None] * 3
-    assert trouble.look({}, 79) is None
-    assert trouble.look({}, 80) == "runner.recovered"
+    assert trouble.look({}, 78) is None
+    assert trouble.look({}, 79) == "runner.recovered"
     assert trouble.look({}, 200) is None
 
 
