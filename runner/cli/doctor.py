@@ -205,7 +205,9 @@ def _receivers(home: Home) -> Iterator[Finding]:
         found = f"{name}: {shown(receiver)}; told of {', '.join(events) or 'what specs ask for'}"
         going = state.get(name, {"error": None, "dropped": 0})
         why = (f"{going['dropped']:,} events were dropped",) if going["dropped"] else ()
-        error, remedy = going["error"], lack(receiver)
+        error = going["error"]
+        # A runner has an environment of its own, and knows whether its secrets are there.
+        remedy = lack(receiver) if error or name not in state else None
         if error and not remedy:
             remedy = f"{error}: mend that, and try it by `fluxdrop tell {name}`"
         yield Finding("receiver", remedy is None, found, remedy, why)

@@ -67,6 +67,8 @@ class Telling:
         for_apprise = logging.getLogger("apprise")
         for_apprise.addHandler(logging.NullHandler())
         for_apprise.propagate = False
+        # Before a new receiver listens, which is told nothing of what was.
+        self._look_at_queue()
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in settings.receivers))
         ends = (partial(wait, self._stop), self._over)
         self.tellers = [Teller(name, spool, *ends) for name in settings.receivers]
@@ -82,11 +84,15 @@ class Telling:
                     note = "; ".join(found.values()) or "what was wrong has passed"
                     body = {"note": note, "trouble": [*self._trouble.told]}
                     self._ledger.announce(event, {**body, "faults": self._faults.listed()})
-            if is_idle and self._on.get(_EMPTY) and not self._ledger.has_queued():
-                self._ledger.announce_empty(_EMPTY)
+            if is_idle:
+                self._look_at_queue()
             self._log_once.recovered()
         except LedgerUnusable as error:
             self._log_once.failed(error)
+
+    def _look_at_queue(self) -> None:
+        if self._on.get(_EMPTY) and not self._ledger.has_queued():
+            self._ledger.announce_empty(_EMPTY)
 
     def health(self) -> list[ReceiverHealth]:
         """How telling goes, for the health file."""
@@ -107,19 +113,18 @@ class Trouble:
     def __init__(self, told: Sequence[str] = ()) -> None:
         self.told = dict.fromkeys(told)
         self._since: dict[str, float] = {}
-        self._calm_since: float | None = None
+        self._seen_at: float | None = None
 
     def look(self, found: Mapping[str, str], moment: float) -> str | None:
         """The event that is due, given what is wrong now: a sentence for each thing."""
         self._since = {each: self._since.get(each, moment) for each in found}
         lasting = [each for each, at in self._since.items() if moment - at >= _TROUBLE_SECONDS]
-        if found or self._calm_since is None:
-            self._calm_since = None if found else moment
+        if found or self._seen_at is None:
+            self._seen_at = moment
         if not self.told.keys() >= set(lasting):
             self.told |= dict.fromkeys(lasting)
             return _TROUBLE
-        calm = self._calm_since is not None and moment - self._calm_since >= _CALM_SECONDS
-        if self.told and calm:
+        if self.told and moment - self._seen_at >= _CALM_SECONDS:
             self.told = {}
             return _RECOVERED
         return None

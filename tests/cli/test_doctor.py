@@ -233,10 +233,16 @@ def test_receivers_are_listed_without_their_secrets_and_one_can_be_sent_a_test(h
 def test_what_the_runner_says_of_a_receiver_is_said(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"receivers": {"ci": {"url": "https://a.example"}}, "on": {"job.ended": ["ci"]}}
+    receivers = {"ci": {"url": "https://a.example"}}
+    settings = {"receivers": receivers, "on": {"job.ended": ["ci"]}}
     (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
     state = {"name": "ci", "error": "a.example answers 500", "dropped": 1200}
     monkeypatch.setattr(client, "runner_health", lambda home: {"receivers": [state]})
     (found,) = doctor._receivers(find_home(str(here.home)))
     assert not found.ok and found.why == ("1,200 events were dropped",)
     assert str(found.remedy).startswith("a.example answers 500: mend that")
+    receivers["ci"]["secret_env"] = "FLUXDROP_UNSET"
+    (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    state["error"] = None
+    (found,) = doctor._receivers(find_home(str(here.home)))
+    assert found.ok

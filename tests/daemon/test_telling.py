@@ -249,19 +249,20 @@ def test_each_receiver_is_told_of_its_events_and_of_jobs_that_name_it(
 
 
 def test_a_receiver_of_which_a_home_did_not_know_is_not_told_of_what_was_before(
-    homes: Any, clock: Clock
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock.until = 1e9
+    monkeypatch.setattr(daemon_module, "HEALTH_SECONDS", 0.05)
     spool = homes({})
     spool.drop("a.yaml")
     spool.end("a")
     spool.stop()
     with listening() as hook:
-        again = homes(ENDED, ci={"url": hook.url})
+        again = homes({**ENDED, "queue.empty": ("ci",)}, ci={"url": hook.url})
         again.drop("b.yaml")
-        again.end("b")
-        eventually(lambda: hook.got, "b")
-    assert [each["id"] for each in hook.contents] == ["b"]
+        again.until(lambda: len(hook.got) == 2)
+    told = [(each["event"], each.get("id"), each.get("jobs")) for each in hook.contents]
+    assert told == [("job.ended", "b", None), ("queue.empty", None, {"succeeded": 1})]
 
 
 def test_trouble_is_told_once_and_its_end_once(
@@ -295,8 +296,8 @@ def test_trouble_that_passes_at_once_or_comes_and_goes_is_not_told_again() -> No
     assert [trouble.look(full, 0), trouble.look({}, 4), trouble.look(full, 6)] == [None] * 3
     assert trouble.look(full, 11) == "runner.trouble"
     assert [trouble.look({}, 20), trouble.look(full, 49), trouble.look({}, 50)] == [None] * 3
-    assert trouble.look({}, 79) is None
-    assert trouble.look({}, 80) == "runner.recovered"
+    assert trouble.look({}, 78) is None
+    assert trouble.look({}, 79) == "runner.recovered"
     assert trouble.look({}, 200) is None
 
 

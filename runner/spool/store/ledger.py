@@ -415,11 +415,11 @@ class Ledger(Queries):
         """Have these listeners and no others of the prefix; a new one hears what comes from now."""
         known = {row["listener"] for row in self._rows("SELECT listener FROM cursor")}
         wanted = set(listeners)
-        gone = {each for each in known - wanted if each.startswith(prefix)}
-        with self.transaction(durable=False):
-            self._run_many("DELETE FROM cursor WHERE listener = ?", ((each,) for each in gone))
-            for each in wanted - known:
-                self.heard(each, self.newest_event(), forget=False)
+        for each in wanted - known:
+            self.heard(each, self.newest_event(), forget=False)
+        if gone := [(each,) for each in known - wanted if each.startswith(prefix)]:
+            with self.transaction(durable=False):
+                self._run_many("DELETE FROM cursor WHERE listener = ?", gone)
 
     def announce(self, event: str, body: Mapping[str, Any]) -> None:
         """Record an event that is about no job."""
