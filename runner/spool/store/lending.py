@@ -40,11 +40,11 @@ def read(file: Path) -> Lent:
         found = checked(json.loads(data), Lent)
         if found is None or (found["pid"] is not None and found["pid"] < 1):
             raise ValueError("of another type")
-        if found["since"] is None:
+        if found["pid"] is not None and found["since"] is None:
             found["since"] = timestamp(os.stat(file, follow_symlinks=False).st_mtime)
         for moment in filter(None, (found["since"], found["until"])):
             time_of(moment)
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         raise InputBad(
             "it is neither empty nor JSON like"
             ' {"until": "2026-12-24T22:00:00Z", "pid": 4711, "host": "name"}: remove it or mend it;'
