@@ -11,7 +11,7 @@ from pathlib import Path
 from runner.clock import timestamp
 from runner.errors import InputBad
 from runner.files import read_file
-from runner.holds import Hold
+from runner.holds import LENT, Hold
 from runner.reading import checked
 from runner.spool.disk.platform import is_dead, pid_space
 from runner.wire import Lent
@@ -77,7 +77,7 @@ def hold_of(lent: Lent) -> Hold:
     pid = _holder(lent)
     ends = [end for end in (lent["until"], pid and f"process {pid} ends") if end]
     return Hold(
-        "Lent",
+        LENT.reason,
         f"the device is lent until {' or '.join(ends) or 'it is taken back'}:"
         " `fluxdrop lend --end`, or removing inbox/runner.lend, takes it back",
         lent=lent,
