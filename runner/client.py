@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from runner import reading
 from runner.errors import InputBad, UsageProblem
-from runner.files import is_file, is_there, names_in, read_file
+from runner.files import is_absent, is_file, is_there, names_in, read_file
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
@@ -337,7 +337,9 @@ def current_lend(home: Home) -> Lent | None:
         return lending.read(home.inbox / LEND_NAME)
     except FileNotFoundError:
         return None
-    except (OSError, InputBad):
+    except (OSError, InputBad) as error:
+        if isinstance(error, OSError) and not is_absent(error):
+            raise
         return lending.ENDLESS
 
 

@@ -38,6 +38,7 @@ class Hold:
 PAUSED = Hold(
     "Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it", passes=False
 )
+LENT = Hold("Lent", "the device is lent to another program: `fluxdrop status` says until when")
 PREEMPTED = Hold("Preempted", "another job has the next turn")
 STOPPING = Hold(None, "continues when the runner starts again")
 RUNNER_ENDED = Hold(None, "continues after the runner ended")

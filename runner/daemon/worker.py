@@ -46,7 +46,7 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
-from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, UNWRITABLE, Hold
+from runner.holds import HOURS_OVER, LENT, PREEMPTED, STOPPING, UNWRITABLE, Hold
 from runner.job import Phase
 from runner.log_once import LogOnce
 from runner.spool.disk.disk import concerns_all
@@ -597,7 +597,8 @@ class Worker:
         if self.stopping:
             return STOPPING
         if self.hold is not None:
-            return self.hold
+            # A status is not written again when another has the device, or for longer.
+            return LENT if self.hold.lent else self.hold
         if self._outbox.folder(job.record.id) in self._faults:
             return UNWRITABLE
         return HOURS_OVER if ready_at(job.record.realised, wall) > wall else None

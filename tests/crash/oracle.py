@@ -150,7 +150,7 @@ def faults_of_drops(
 ) -> list[str]:
     found = []
     for name, data in scenario.drops.items():
-        if name.endswith((".png", ".cancel", ".clean")):
+        if name.endswith((".png", ".cancel", ".clean", ".lend")):
             continue
         try:
             file = next(filter(Path.exists, (home.drops / each for each in receipt_names(name))))

@@ -168,7 +168,11 @@ SCENARIOS = (
     ),
     Scenario(
         "retry",
-        {"hero.yaml": SEEDED.encode(), "last.yaml": SEEDED.encode()},
+        {
+            "hero.yaml": SEEDED.encode(),
+            "last.yaml": SEEDED.encode(),
+            "runner.lend": b'{"until": "2026-01-01T00:00:00Z"}',
+        },
         {"hero": Expected(_OK), "last": Expected(_OK), "hero-2": Expected(_OK, seeds=(7,))},
         {("last", 1): "hero.retry"},
     ),

@@ -25,7 +25,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from runner.spool.disk.platform import own_file
-from runner.spool.store.names import LEND_NAME, PAUSE_NAME
+from runner.spool.store.names import PAUSE_NAME
 
 _MOST_NAMES = 10_000
 # Not the intake's own opening and reading, which would be four events a spec.
@@ -48,10 +48,10 @@ class _Waker(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         self.events += 1
         name = os.path.basename(os.fsdecode(event.dest_path or event.src_path))
-        removed = isinstance(event, FileDeletedEvent) and name not in (PAUSE_NAME, LEND_NAME)
+        removed = isinstance(event, FileDeletedEvent) and name != PAUSE_NAME
         if removed or name.startswith("."):
             # Mostly caused by the intake itself, which would wake itself for ever. Of all that is
-            # removed only the end of a pause or a lend asks for something.
+            # removed only the end of a pause asks for something.
             return
         # Only a rename has one, and none if it led out of the folder.
         if event.dest_path and len(self.renamed_in) < _MOST_NAMES:

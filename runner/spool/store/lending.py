@@ -11,7 +11,7 @@ from pathlib import Path
 from runner.clock import timestamp
 from runner.errors import InputBad
 from runner.files import read_file
-from runner.holds import Hold
+from runner.holds import LENT, Hold
 from runner.reading import checked
 from runner.spool.disk.platform import is_dead, pid_space
 from runner.wire import Lent
@@ -40,11 +40,11 @@ def read(file: Path) -> Lent:
         found = checked(json.loads(data), Lent)
         if found is None or (found["pid"] is not None and found["pid"] < 1):
             raise ValueError("of another type")
-        if found["since"] is None:
+        if found["pid"] is not None and found["since"] is None:
             found["since"] = timestamp(os.stat(file, follow_symlinks=False).st_mtime)
         for moment in filter(None, (found["since"], found["until"])):
             time_of(moment)
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         raise InputBad(
             "it is neither empty nor JSON like"
             ' {"until": "2026-12-24T22:00:00Z", "pid": 4711, "host": "name"}: remove it or mend it;'
@@ -77,7 +77,7 @@ def hold_of(lent: Lent) -> Hold:
     pid = _holder(lent)
     ends = [end for end in (lent["until"], pid and f"process {pid} ends") if end]
     return Hold(
-        "Lent",
+        LENT.reason,
         f"the device is lent until {' or '.join(ends) or 'it is taken back'}:"
         " `fluxdrop lend --end`, or removing inbox/runner.lend, takes it back",
         lent=lent,
