@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -189,6 +190,17 @@ def nearest_job(home: Home, name: str) -> str:
     """What to say besides of a name that no job has."""
     known = filter(is_safe_id, names_in(home.outbox))
     return did_you_mean(name, known, "`fluxdrop status` lists the newest jobs")
+
+
+@contextmanager
+def saying_what_goes_on(home: Home, jobs: Iterable[str], sentence: str) -> Iterator[None]:
+    """Let Ctrl-C print a sentence, with where these jobs stand by then in place of `{}`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = left_text(home, jobs) or "what was dropped is taken in its turn"
+        print_message(sentence.format(left))
+        raise
 
 
 def left_text(home: Home, ids: Iterable[str], others: int = 0) -> str:
