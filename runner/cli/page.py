@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from runner.cli.output import counted, ending, runner_line, shown_slots, slot_note
+from runner.cli.output import counted, ending, runner_line, shown_slots
 from runner.gallery.formatting import duration
 from runner.job import FINAL_STATES
 from runner.terminal import on_one_line
@@ -54,7 +54,7 @@ def lines(
     parts = [
         head,
         _fitted(rows, width, flexible=4, drop=(5, 2, 3)),
-        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=1, drop=(3, 2)),
+        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=3, drop=(4, 2)),
     ]
     if health.get("queued"):
         # The health file is older than the statuses.
@@ -103,13 +103,14 @@ def _job_rows(job: Json, bar: int, width: int, *, has_picture: bool) -> Iterable
 
 
 def _slot_row(slot: Json, bar: int, width: int) -> tuple[Text, ...]:
-    """A slot: its name, what it makes, the steps of that, its memory."""
-    is_well = slot["state"] in ("working", "idle")
-    what = slot_note({**slot, "memory": None})
-    text = f"{slot['state']}  {what}".rstrip()
+    what = f"image {slot['image']} of {slot['job']}" if slot["job"] else slot["state"]
+    text = "  ".join(filter(None, (what, slot["model"], slot["note"])))
+    has_steps = slot["job"] and slot["steps"]
+    steps = f"{slot['step']}/{slot['steps']}" if has_steps else ""
+    drawn = _bar(slot["step"] / slot["steps"], bar) if has_steps else Text()
     memory = f"{slot['memory'] / 2**30:.1f} GiB" if slot["memory"] else ""
-    steps = _bar(slot["step"] / slot["steps"], bar) if slot["steps"] and slot["job"] else Text()
-    return _named(slot["name"], width), _cell(text, "" if is_well else "red"), steps, _cell(memory)
+    style = "" if slot["state"] in ("working", "idle") else "red"
+    return _named(slot["name"], width), _cell(steps), drawn, _cell(text, style), _cell(memory)
 
 
 def _ended_row(job: Json, width: int) -> tuple[Text, ...]:

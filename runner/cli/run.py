@@ -119,7 +119,7 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
     if is_stopped:
         queued = (reading.health(home.health) or {}).get("queued", 0)
         left = left_text(home, running, max(queued - len(running), 0))
-        print_message(f"stopped; {left} with the next `fluxdrop run`" if left else "stopped")
+        print_message(f"stopped; with the next `fluxdrop run`: {left}" if left else "stopped")
     _leave_if_lost(daemon)
 
 
@@ -193,7 +193,7 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     files = (schemas.FOLDER / "examples").glob("*.yaml")
     jobs: list[str] = []
     with (
-        saying_what_goes_on(home, jobs, "stopped; {} with the next `fluxdrop run`"),
+        saying_what_goes_on(home, jobs, "stopped; with the next `fluxdrop run`: {}"),
         Board(home, lambda: [] if options.json else [*jobs], as_json=options.json) as board,
     ):
         board.follow_in_thread()

@@ -60,7 +60,7 @@ def test_columns_are_dropped_the_model_first_and_the_time_left_stays() -> None:
 def test_each_of_several_slots_has_its_picture_and_one_that_is_lost_says_why() -> None:
     page = shown(120, {**HEALTHY, "slots": [IDLE, SECOND]}, [RUNNING], whole=True)
     one, other = [line for line in page if line.startswith(("gpu0", "cuda:1"))]
-    assert "cat image 1 2/3" in one and "━" in one
+    assert "2/3" in one and "image 1 of cat" in one and "━" in one
     assert "lost  tiny  ended 4 times" in other
 
 
