@@ -304,7 +304,8 @@ LOOKS = {
 MAY_PASS_OVER = (
     "runner/retention.py: total += os.lstat(", "runner/cli/gallery.py: if read_file(page)",
     "runner/cli/overlooked.py: data = read_file(",
-    "runner/cli/progress.py: status = self._said(", "runner/cli/status.py: return sum(is_spec(",
+    "runner/cli/progress.py: status = reading.status(", "runner/cli/progress.py: health = ",
+    "runner/cli/status.py: return sum(is_spec(",
     "runner/gallery/page/overview.py: return sorted(", "runner/gallery/rebuild.py: path = folder",
     "runner/mcp_server/pictures.py: path = Path(", "runner/spool/disk/faults.py: if self._home.out",
     "runner/spool/store/outbox.py: status = os.lstat(picture)",

@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -123,17 +124,12 @@ def counts_of_states(health: Mapping[str, Any]) -> str:
 
 def slot_line(slot: Mapping[str, Any]) -> str:
     """A slot in one line: what it makes, the model it has loaded, and its memory."""
-    return f"slot {slot['name']:<19} {slot['state']:<10}  {slot_note(slot)}".rstrip()
-
-
-def slot_note(slot: Mapping[str, Any]) -> str:
-    """What a slot makes, in words."""
     parts = [slot[key] for key in ("model", "note") if slot[key]]
     if slot["job"]:
         parts.insert(0, f"{slot['job']} image {slot['image']} {slot['step']}/{slot['steps']}")
     if slot["memory"]:
         parts.append(f"{slot['memory'] / 2**30:.1f} GiB")
-    return "  ".join(parts)
+    return f"slot {slot['name']:<19} {slot['state']:<10}  {'  '.join(parts)}".rstrip()
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -191,16 +187,26 @@ def nearest_job(home: Home, name: str) -> str:
     return did_you_mean(name, known, "`fluxdrop status` lists the newest jobs")
 
 
+@contextmanager
+def saying_what_goes_on(home: Home, jobs: Iterable[str], sentence: str) -> Iterator[None]:
+    """Let Ctrl-C print a sentence, with where these jobs stand by then in place of `{}`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = left_text(home, jobs) or "what was dropped is taken in its turn"
+        print_message(sentence.format(left))
+        raise
+
+
 def left_text(home: Home, ids: Iterable[str], others: int = 0) -> str:
-    """Where jobs stand that are not over: "slow goes on at image 3 of 30, 4 others wait"."""
-    found = [client.status(home, job) for job in ids]
-    left = [status for status in found if status["state"] not in (*FINAL_STATES, "unknown")]
-    begun = [each for each in left if each["state"] == "running" or each.get("started_at")]
+    """Where jobs stand that are not over: "slow goes on at image 3 of 30, 4 more"."""
     texts = []
-    for status in begun:
-        images = status["images"]
-        next_one = sum(images[key] for key in ("done", "failed", "skipped")) + 1
-        texts.append(f"{status['id']} goes on at image {next_one} of {images['total']}")
-    if waiting := len(left) - len(begun) + others:
-        texts.append(f"{waiting:,} {'others ' if begun else ''}wait{'s' * (waiting == 1)}")
+    for status in (client.status(home, job) for job in ids):
+        if status.get("started_at") and status["state"] not in FINAL_STATES:
+            images = status["images"]
+            next_one = sum(images[key] for key in ("done", "failed", "skipped")) + 1
+            texts.append(f"{status['id']} goes on at image {next_one} of {images['total']}")
+        others += status["state"] in ("submitted", "queued") and not status.get("started_at")
+    if others:
+        texts.append(f"{others:,} {'more' if texts else 'in the queue'}")
     return ", ".join(texts)

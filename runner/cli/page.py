@@ -6,12 +6,11 @@ that find no room are dropped, and texts cut: nothing wraps.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
 
-from runner.cli.output import counted, ending, runner_line, shown_slots, slot_note
+from runner.cli.output import counted, ending, runner_line, shown_slots
 from runner.gallery.formatting import duration
 from runner.job import FINAL_STATES
 from runner.terminal import on_one_line
@@ -19,22 +18,9 @@ from runner.terminal import on_one_line
 _MARKS = {"succeeded": ("✓", "green"), "cancelled": ("■", "yellow")}
 _FAILED = ("✗", "red")
 _ASCII = str.maketrans("━─✓✗■…", "#-+x=~")
+Json = Mapping[str, Any]
 _LEAST_TEXT = 16
 _MOST_FAULTS = 3
-
-
-@dataclass(frozen=True)
-class View:
-    """What is to be shown: `jobs` are the statuses with bars, `ended` the last results.
-
-    `footer` is the last line. Only a `whole` one has the runner's own line, and every slot.
-    """
-
-    health: Mapping[str, Any]
-    jobs: Sequence[Mapping[str, Any]]
-    ended: Sequence[Mapping[str, Any]] = ()
-    whole: bool = False
-    footer: str = ""
 
 
 def is_plain(encoding: str) -> bool:
@@ -43,35 +29,43 @@ def is_plain(encoding: str) -> bool:
     return not encoding.lower().startswith("utf") or locale in ("C", "POSIX")
 
 
-def lines(view: View, width: int, height: int, *, plain: bool = False) -> list[Text]:
-    """The view in at most `height` rows of at most `width` cells; with `plain` in ASCII alone."""
-    health, bar = view.health, min(max(width // 6, 8), 30)
+def lines(
+    size: tuple[int, int], health: Json, jobs: Sequence[Json], ended: Sequence[Json] = (),
+    *, whole: bool = False, footer: str = "", plain: bool = False,
+) -> list[Text]:  # fmt: skip
+    """At most as many rows and columns as `size` has; with `plain` in ASCII alone.
+
+    `jobs` are the statuses with bars, `ended` the last results; only a `whole` page has the
+    runner's own line, and every slot.
+    """
+    width, height = size
+    bar = min(max(width // 6, 8), 30)
     halts = [health["note"]] if health.get("note") else []
     faults = [f"set aside: {each['file']}: {each['message']}" for each in health.get("faults", ())]
     head = [_cell(text, "yellow") for text in halts]
     head += [_cell(text, "red") for text in faults[:_MOST_FAULTS]]
-    if view.whole and health:
+    if whole and health:
         head.insert(0, _cell(runner_line({**health, "job": None}), "bold"))
-    slots = health.get("slots", []) if view.whole else shown_slots(health)
+    slots = health.get("slots", []) if whole else shown_slots(health)
     if is_one := len(slots) < 2:
         # What it makes stands below the job.
         slots = [{**slot, "job": None} for slot in slots]
-    rows = [row for job in view.jobs for row in _job_rows(job, bar, width, has_picture=is_one)]
+    rows = [row for job in jobs for row in _job_rows(job, bar, width, has_picture=is_one)]
     parts = [
         head,
         _fitted(rows, width, flexible=4, drop=(5, 2, 3)),
-        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=1, drop=(3, 2)),
+        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=3, drop=(4, 2)),
     ]
     if health.get("queued"):
         # The health file is older than the statuses.
-        begun = {job["id"] for job in (*view.jobs, *view.ended)}
+        begun = {job["id"] for job in (*jobs, *ended)}
         named = [job for job in dict.fromkeys(health["next"]) if job not in begun]
         parts.append([_cell(f"{health['queued']:,} queued: {', '.join(named)}".rstrip(": "))])
     parts = [part for part in parts if part]
-    foot = [_cell(view.footer, "dim")] if view.footer else []
-    room = height - len(foot) - sum(len(part) + view.whole for part in parts)
-    parts.append(_fitted([_ended_row(e, width) for e in view.ended[: max(room, 0)]], width, 3))
-    spaced = view.whole and sum(map(len, parts)) + len(parts) + len(foot) <= height
+    foot = [_cell(footer, "dim")] if footer else []
+    room = height - len(foot) - sum(len(part) + whole for part in parts)
+    parts.append(_fitted([_ended_row(e, width) for e in ended[: max(room, 0)]], width, 3))
+    spaced = whole and sum(map(len, parts)) + len(parts) + len(foot) <= height
     shown = [line for part in parts if part for line in [*part, *[Text()] * spaced]]
     shown = [*shown[: max(height - len(foot), 0)], *foot]
     for line in shown:
@@ -82,16 +76,14 @@ def lines(view: View, width: int, height: int, *, plain: bool = False) -> list[T
     return shown
 
 
-def above(line: str, ended: Mapping[str, Any] | None, *, plain: bool = False) -> Text:
+def above(line: str, ended: Json | None, *, plain: bool = False) -> Text:
     """A line that stays, above what changes; that of a job that ended begins with its mark."""
     mark = _MARKS.get(ended["state"], _FAILED) if ended else (" ", "")
     text = Text.assemble(mark, " ", _cell(line))
     return _in_ascii(text) if plain else text
 
 
-def _job_rows(
-    job: Mapping[str, Any], bar: int, width: int, *, has_picture: bool
-) -> Iterable[tuple[Text, ...]]:
+def _job_rows(job: Json, bar: int, width: int, *, has_picture: bool) -> Iterable[tuple[Text, ...]]:
     """The row of a job, and one of the picture in hand."""
     if job["state"] != "running":
         yield *_ended_row(job, width)[:3], Text(), _cell(ending(job)), Text()
@@ -110,17 +102,18 @@ def _job_rows(
         yield Text(), image, _cell(steps), _bar(done, bar), _cell(progress["phase"]), Text()
 
 
-def _slot_row(slot: Mapping[str, Any], bar: int, width: int) -> tuple[Text, ...]:
-    """A slot: its name, what it makes, the steps of that, its memory."""
-    is_well = slot["state"] in ("working", "idle")
-    what = slot_note({**slot, "memory": None})
-    text = f"{slot['state']}  {what}".rstrip()
+def _slot_row(slot: Json, bar: int, width: int) -> tuple[Text, ...]:
+    what = f"image {slot['image']} of {slot['job']}" if slot["job"] else slot["state"]
+    text = "  ".join(filter(None, (what, slot["model"], slot["note"])))
+    has_steps = slot["job"] and slot["steps"]
+    steps = f"{slot['step']}/{slot['steps']}" if has_steps else ""
+    drawn = _bar(slot["step"] / slot["steps"], bar) if has_steps else Text()
     memory = f"{slot['memory'] / 2**30:.1f} GiB" if slot["memory"] else ""
-    steps = _bar(slot["step"] / slot["steps"], bar) if slot["steps"] and slot["job"] else Text()
-    return _named(slot["name"], width), _cell(text, "" if is_well else "red"), steps, _cell(memory)
+    style = "" if slot["state"] in ("working", "idle") else "red"
+    return _named(slot["name"], width), _cell(steps), drawn, _cell(text, style), _cell(memory)
 
 
-def _ended_row(job: Mapping[str, Any], width: int) -> tuple[Text, ...]:
+def _ended_row(job: Json, width: int) -> tuple[Text, ...]:
     mark = _MARKS.get(job["state"], _FAILED) if job["state"] in FINAL_STATES else (" ", "")
     return Text(*mark), _named(job["id"], width), _cell(counted(job)), _cell(ending(job))
 

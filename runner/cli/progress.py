@@ -9,8 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _POLL_SECONDS = 0.1
-# What another program wrote on the terminal is painted over.
-_PAINT_SECONDS = 1.0
-_MOST_KEPT = 100
 Json = dict[str, Any]
 
 
@@ -57,15 +52,15 @@ class Board:
         self._named = named
         self._whole = whole
         self._live = _live(whole) if self.draws else None
+        # At the first look: what was over before it is no news.
+        self._skips_over = whole and not (named or as_json)
         # By job that is not over: the status shown last.
         self._shown: dict[str, Json] = {}
         # By job that is over: its status. The next job of that id is another.
         self._over: dict[str, Json] = {}
         # The jobs whose preview was named.
         self._previewed: set[str] = set()
-        # What files said, by path, with what tells whether they are the same.
-        self._read: dict[Path, tuple[tuple[int, ...], Json | None]] = {}
-        self._drawn: tuple[float, list[Text]] = 0.0, []
+        self._drawn: list[Text] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
@@ -118,12 +113,14 @@ class Board:
     def _show_changes(self) -> None:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
         ids: list[str] = []
+        skips = self._skips_over
         with suppress(OSError):  # at the next look
             ids = [*filter(is_safe_id, self._ids())]
+            self._skips_over = False
         for job_id in dict.fromkeys([*self._shown, *ids]):
             status, preview, is_shown = None, self._home.job(job_id) / PREVIEW, False
             with suppress(OSError):  # at the next look
-                status = self._said(preview.with_name("status.json"), reading.status)
+                status = reading.status(preview.with_name("status.json"))
                 is_shown = is_there(preview)
             over = self._over.get(job_id)
             if status is None or (over and over["accepted_at"] == status["accepted_at"]):
@@ -133,7 +130,7 @@ class Board:
             before = self._shown.get(job_id)
             self._shown[job_id] = status
             is_end = status["state"] in FINAL_STATES
-            if before is None or _told(status) != _told(before):
+            if (before is None or _told(status) != _told(before)) and not (is_end and skips):
                 self._tell(status, before, is_end=is_end)
             if is_shown and not (self._as_json or job_id in self._previewed):
                 self._previewed.add(job_id)
@@ -142,57 +139,43 @@ class Board:
                 self._previewed.discard(job_id)
                 self._over[job_id] = self._shown.pop(job_id)
 
-    def _said(self, file: Path, read: Callable[[Path], Json | None]) -> Json | None:
-        """What a file says; read only where it is another one than at the last look."""
-        found = os.stat(file)
-        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if self._read.get(file, ((), None))[0] != stamp:
-            if len(self._read) > _MOST_KEPT:
-                self._read.clear()
-            self._read[file] = stamp, read(file)
-        return self._read[file][1]
-
     def _tell(self, status: Json, before: Json | None, *, is_end: bool) -> None:
         if self._as_json:
             print_line(_changed(status, before or {"outputs": []}))
-        elif not self._live:
-            show(job_line(status), flush=True)
-        elif is_end and not self._named:
+        elif not self._live or (is_end and not self._named):
             self._print(job_line(status), status)
 
     def _print(self, line: str, ended: Json | None = None) -> None:
         """Print a line, above what changes; nothing where that has the screen."""
-        if self._live and not self._whole:
+        if not self._live:
+            show(line, flush=True)
+        elif not self._whole:
             from runner.cli.page import above, is_plain
 
             text = above(line, ended, plain=is_plain(self._live.console.encoding))
             self._live.console.print(text, soft_wrap=True, highlight=False)
-        elif not self._live:
-            show(line, flush=True)
 
     def _draw(self, live: "Live") -> None:
         from rich.console import Group
 
         from runner.cli import page
 
-        health: Json | None = None
+        health: Json = {}
         with suppress(OSError):  # at the next look
-            health = self._said(self._home.health, reading.health)
-        health = health or {}
+            health = reading.health(self._home.health) or {}
         known = {**self._over, **self._shown}
-        jobs = self.running()
-        if self._named:
-            jobs = [known[job] for job in self._ids() if job in known]
+        named = [known[job] for job in self._ids() if job in known] if self._named else []
+        jobs = named or self.running()
         rows = (self._over.get(row["id"], row) for row in health.get("recent", ()))
         own = {job["id"] for job in jobs} | self._shown.keys()
         ended = [row for row in rows if row["state"] in FINAL_STATES and row["id"] not in own]
         width, height = live.console.size
-        view = page.View(health, jobs, ended if self._whole else (), self._whole, self.footer)
         drawn = page.lines(
-            view, width, height - (not self._whole), plain=page.is_plain(live.console.encoding)
-        )
-        if drawn != self._drawn[1] or monotonic() - self._drawn[0] > _PAINT_SECONDS:
-            self._drawn = monotonic(), drawn
+            (width, height - (not self._whole)), health, jobs, ended if self._whole else (),
+            whole=self._whole, footer=self.footer, plain=page.is_plain(live.console.encoding),
+        )  # fmt: skip
+        if drawn != self._drawn:
+            self._drawn = drawn
             live.update(Group(*drawn), refresh=True)
 
 

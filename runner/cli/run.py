@@ -17,6 +17,7 @@ from runner.cli.output import (
     print_json,
     print_line,
     print_message,
+    saying_what_goes_on,
     show,
     shown_path,
 )
@@ -127,7 +128,7 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
     if is_stopped:
         queued = (reading.health(home.health) or {}).get("queued", 0)
         left = left_text(home, running, max(queued - len(running), 0))
-        print_message(f"stopped; {left} with the next `fluxdrop run`" if left else "stopped")
+        print_message(f"stopped; with the next `fluxdrop run`: {left}" if left else "stopped")
     _leave_if_lost(daemon)
 
 
@@ -203,7 +204,7 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     files = (schemas.FOLDER / "examples").glob("*.yaml")
     jobs: list[str] = []
     with (
-        _saying_what_goes_on(home, jobs),
+        saying_what_goes_on(home, jobs, "stopped; with the next `fluxdrop run`: {}"),
         Board(home, lambda: [] if options.json else [*jobs], as_json=options.json) as board,
     ):
         board.follow_in_thread()
@@ -220,16 +221,6 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
         while not all(client.status(home, job)["state"] in FINAL_STATES for job in jobs):
             step()
     return jobs
-
-
-@contextmanager
-def _saying_what_goes_on(home: Home, jobs: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        left = left_text(home, jobs) or "what was dropped is taken"
-        print_message(f"stopped; {left} with the next `fluxdrop run`")
-        raise
 
 
 def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:

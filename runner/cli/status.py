@@ -88,7 +88,7 @@ def run_status(options: argparse.Namespace) -> int:
     for job in reversed(summary.get("recent", [])):
         show(job_line(job))
     if options.verb is None:
-        show(f"next: {_next_step(home, summary, waiting, is_running=running is not None)}")
+        show(f"next: {_next_step(home, summary, waiting, is_running=bool(running))}")
     return 0
 
 
@@ -106,13 +106,13 @@ def run_overview(options: argparse.Namespace) -> int:
 
 def _next_step(home: Home, summary: Mapping[str, Any], waiting: int, *, is_running: bool) -> str:
     queued = waiting + summary.get("queued", 0)
-    if is_running:
-        watched = "`fluxdrop watch` shows the work"
-        return watched if summary["job"] or queued else "`fluxdrop submit FILE` drops a spec"
+    if is_running and (summary["job"] or queued):
+        return "`fluxdrop watch` shows the work"
     if queued:
         return f"`fluxdrop run` takes the {queued:,} that wait"
-    page = home.outbox / "index.html"
-    return f"`fluxdrop run`; pictures are on {page}" if summary.get("recent") else "`fluxdrop demo`"
+    if not summary.get("recent"):
+        return "`fluxdrop demo`"
+    return f"`fluxdrop submit FILE` drops a spec; the pictures are on {home.outbox / 'index.html'}"
 
 
 def _as_published(home: Home, job: dict[str, Any]) -> dict[str, Any]:

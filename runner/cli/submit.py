@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ from runner.cli.output import (
     counts_text,
     file_lines,
     job_line,
-    left_text,
     print_answer,
     print_message,
+    saying_what_goes_on,
 )
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.files import is_there, read_file
@@ -90,7 +90,7 @@ def report_drops(
     check = partial(_require_runner, home) if options.wait else None
     jobs: list[str] = []
     late: list[str] = []
-    with _shown(home, jobs, options):
+    with _shown(home, jobs) if options.wait and not options.json else nullcontext():
         for drop, data in drops.items():
             receipt = _receipt(home, drop, data, options)
             (jobs if receipt else late).append(receipt["job"] if receipt else drop)
@@ -114,21 +114,17 @@ def report_drops(
 
 
 @contextmanager
-def _shown(home: Home, jobs: list[str], options: argparse.Namespace) -> Iterator[None]:
-    """Show the jobs on a terminal while they are waited for; Ctrl-C says what goes on."""
+def _shown(home: Home, jobs: list[str]) -> Iterator[None]:
+    """Show the jobs on a terminal while they are waited for."""
     from runner.cli.progress import Board, is_drawable
 
-    try:
-        with ExitStack() as stack:
-            if options.wait and not options.json and is_drawable():
-                board = Board(home, lambda: [*jobs], named=True)
-                stack.enter_context(board).follow_in_thread()
-            yield
-    except KeyboardInterrupt:
-        if options.wait:
-            left = left_text(home, jobs) or "what was dropped is taken in its turn"
-            print_message(f"no longer waiting: {left}; `fluxdrop watch` shows it")
-        raise
+    with ExitStack() as stack:
+        sentence = "no longer waiting: {}; `fluxdrop watch` shows it"
+        stack.enter_context(saying_what_goes_on(home, jobs, sentence))
+        if is_drawable():
+            board = Board(home, lambda: [*jobs], named=True)
+            stack.enter_context(board).follow_in_thread()
+        yield
 
 
 def _receipt(

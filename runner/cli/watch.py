@@ -1,4 +1,4 @@
-"""`watch`: what the runner does, as a page that changes, as lines, or as JSON.
+"""`watch`: what the runner does, as a page that changes and has keys, as lines, or as JSON.
 
 Reads the home's files only, so it shows the same wherever the runner is.
 """
@@ -6,13 +6,14 @@ Reads the home's files only, so it shows the same wherever the runner is.
 import argparse
 import os
 import sys
+import time
 import webbrowser
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from signal import default_int_handler
 from typing import Any
 
 from runner import client, reading
-from runner.cli.keys import pressed
 from runner.cli.output import add_verb, file_lines, nearest_job, print_message, show
 from runner.cli.progress import Board
 from runner.errors import RunnerNeeded
@@ -27,7 +28,6 @@ _KEY_SECONDS = 0.1
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verb of this module."""
     watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")
     watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
 
@@ -37,67 +37,45 @@ def run_watch(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     if client.runner_health(home) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
-    jobs = _Newest(home, skips_over=not options.json)
 
-    def states() -> list[str]:
-        return [client.status(home, job)["state"] for job in options.ids]
+    def states() -> dict[str, str]:
+        return {job: client.status(home, job)["state"] for job in options.ids}
 
     def is_over() -> bool:
-        if options.ids and all(state in (*FINAL_STATES, "unknown") for state in states()):
+        if options.ids and {*states().values()} <= {*FINAL_STATES, "unknown"}:
             return True
         return client.runner_health(home) is None
 
-    board = Board(
-        home, lambda: options.ids or jobs.ids(),
-        as_json=options.json, named=bool(options.ids), whole=True,
-    )  # fmt: skip
+    def ids() -> list[str]:
+        health = reading.health(home.health) or {}
+        held = [slot["job"] for slot in health.get("slots", ()) if slot["job"]]
+        recent = [job["id"] for job in reversed(health.get("recent", ()))]
+        return options.ids or list(dict.fromkeys([*held, *recent, *health.get("next", ())]))
+
+    named = bool(options.ids)
+    board = Board(home, ids, as_json=options.json, named=named, whole=True)
     # By a stop, too, the terminal is left as it was.
     with suppress(KeyboardInterrupt), taken_by(default_int_handler), ExitStack() as stack:
         keys = None
         if board.draws and sys.stdin.isatty():
-            keys = _Keys(home, board, stack.enter_context(pressed()))
+            keys = _Keys(home, board, stack.enter_context(_pressed()))
         stack.enter_context(board)
         board.follow(client.patient(is_over), keys)
-    if board.draws:
-        for status in (client.status(home, job) for job in options.ids):
-            for line in file_lines(home, status):
-                show(line)
-    for job, state in zip(options.ids, states(), strict=True):
-        if state == "unknown" and not options.json:
+    for job, state in () if options.json else states().items():
+        if state == "unknown":
             print_message(f"there is no job {job!r}: {nearest_job(home, job)}")
-    if options.ids:
-        return 0 if all(state == "succeeded" for state in states()) else 1
-    if client.runner_health(home) is None:
+        for line in file_lines(home, client.status(home, job)) if board.draws else ():
+            show(line)
+    if not named and client.runner_health(home) is None:
         print_message("the runner has stopped")
-    return 0
-
-
-class _Newest:
-    """The jobs that a runner's health file names, but with `skips_over` those that were over."""
-
-    def __init__(self, home: Home, *, skips_over: bool) -> None:
-        self._home = home
-        self._over: set[str] | None = None if skips_over else set()
-
-    def ids(self) -> list[str]:
-        """Their ids, the oldest first."""
-        health = reading.health(self._home.health) or {}
-        recent = {job["id"]: job["state"] in FINAL_STATES for job in health.get("recent", ())}
-        if self._over is None:
-            self._over = {job for job, is_over in recent.items() if is_over}
-        self._over -= {job for job, is_over in recent.items() if not is_over}
-        held = [slot["job"] for slot in health.get("slots", ()) if slot["job"]]
-        newest = [job for job in reversed(recent) if job not in self._over]
-        return list(dict.fromkeys([*held, *newest, *health.get("next", ())]))
+    return 0 if {*states().values()} <= {"succeeded"} else 1
 
 
 class _Keys:
     """Obeys the keys of the page; called, it waits for some and returns whether to leave."""
 
-    def __init__(self, home: Home, board: Board, read: Any) -> None:
-        self._home = home
-        self._board = board
-        self._read = read
+    def __init__(self, home: Home, board: Board, read: Callable[[float], str | None]) -> None:
+        self._home, self._board, self._read = home, board, read
         self._asked: str | None = None
         self._said = ""
 
@@ -105,12 +83,13 @@ class _Keys:
         keys = self._read(_KEY_SECONDS)
         if keys is None or "q" in keys.lower():
             return True
+        paused = False
         try:
             for key in keys.lower():
                 self._said = self._obey(key)
             paused = is_there(self._home.inbox / "runner.pause")
         except (FluxdropError, OSError) as error:
-            self._said, paused = str(error), False
+            self._said = str(error)
         usual = f"p {'resume' if paused else 'pause'}  c cancel  o open  q quit"
         self._board.footer = self._said if self._asked else f"{self._said}   {usual}".lstrip()
         return False
@@ -145,3 +124,43 @@ class _Keys:
         has_desktop = os.name == "nt" or sys.platform == "darwin"
         has_desktop |= bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
         return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{page}"
+
+
+@contextmanager
+def _pressed() -> Iterator[Callable[[float], str | None]]:
+    """Yields what waits at most so many seconds for keys: those, "", or None where none can come.
+
+    Leaves the terminal as it was.
+    """
+    if sys.platform == "win32":
+        yield _of_console
+        return
+    import termios
+    import tty
+    from select import select
+
+    terminal = sys.stdin.fileno()
+
+    def read(seconds: float) -> str | None:
+        if not select([terminal], [], [], seconds)[0]:
+            return ""
+        # Nothing is read where the terminal was closed.
+        return os.read(terminal, 64).decode(errors="replace") or None
+
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)
+        yield read
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _of_console(seconds: float) -> str:
+    import msvcrt
+
+    deadline = time.monotonic() + seconds
+    while not msvcrt.kbhit():  # type: ignore[attr-defined,unused-ignore]
+        if time.monotonic() >= deadline:
+            return ""
+        time.sleep(seconds / 10)
+    return str(msvcrt.getwch())  # type: ignore[attr-defined,unused-ignore]

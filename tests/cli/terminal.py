@@ -40,7 +40,11 @@ class Terminal:
         return _CODES.sub("", self.raw)
 
     def shows(self, text: str) -> None:
-        eventually(lambda: text in self.text, f"{text!r} on the terminal")
+        def look() -> bool:
+            assert text in self.text or self.process.poll() is None, self.text
+            return text in self.text
+
+        eventually(look, f"{text!r} on the terminal")
 
     def press(self, keys: str) -> None:
         self.raw = ""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner import reading
-from runner.cli.page import View, above, is_plain, lines
+from runner.cli.page import above, is_plain, lines
 from runner.wire import RunnerHealth, Status
 from tests.planted import HEALTH, STATUS, variants
 
@@ -23,15 +23,15 @@ SECOND = {**IDLE, "name": "cuda:1", "state": "lost", "note": "ended 4 times", "j
 FAILED = {**STATUS, "id": "a-job-of-a-very-long-name-that-goes-on", "state": "failed"}
 
 
-def shown(view: View, width: int, height: int = 30, *, plain: bool = False) -> list[str]:
-    found = lines(view, width, height, plain=plain)
+def shown(width: int, *content: Any, height: int = 30, **how: Any) -> list[str]:
+    found = lines((width, height), *content, **how)
     assert len(found) <= height and all(line.cell_len <= width for line in found), found
     return [line.plain for line in found]
 
 
 def test_a_wide_page_has_the_picture_in_hand_the_slots_the_queue_and_the_last_results() -> None:
-    view = View(HEALTHY, [RUNNING], [FAILED], whole=True, footer="q quit")
-    head, job, image, slot, queue, last, foot = filter(None, shown(view, 120))
+    page = shown(120, HEALTHY, [RUNNING], [FAILED], whole=True, footer="q quit")
+    head, job, image, slot, queue, last, foot = filter(None, page)
     assert head == "runner 1 is working; 1 succeeded"
     assert job.split() == ["night", "2/30", "━━─" + "─" * 17, "4", "min", "10", "s", "left", "tiny"]
     assert image.split() == ["image", "3", "5/28", "━━━━" + "─" * 16, "denoising"]
@@ -46,32 +46,33 @@ def test_in_every_size_each_line_is_one_row_and_the_keys_are_seen(width: int, he
     """Seen red: with no `truncate` after the columns."""
     wide = {**RUNNING, "id": "夜" * 30, "message": "長い" * 50}
     health = {**HEALTH, "slots": [IDLE, SECOND]}
-    view = View(health, [RUNNING, wide], [FAILED] * 40, whole=True, footer="q quit")
-    assert shown(view, width, height)[-1].startswith("q quit"[: width - 1])
+    content = health, [RUNNING, wide], [FAILED] * 40
+    page = shown(width, *content, height=height, whole=True, footer="q quit")
+    assert page[-1].startswith("q quit")
 
 
 def test_columns_are_dropped_the_model_first_and_the_time_left_stays() -> None:
-    rows = [shown(View(HEALTHY, [RUNNING]), width)[0] for width in (100, 38, 30)]
+    rows = [shown(width, HEALTHY, [RUNNING])[0] for width in (100, 38, 30)]
     assert ["tiny" in row for row in rows] == [True, False, False]
     assert all("night" in row and "4 min" in row for row in rows), rows
 
 
 def test_each_of_several_slots_has_its_picture_and_one_that_is_lost_says_why() -> None:
-    view = View({**HEALTHY, "slots": [IDLE, SECOND]}, [RUNNING], whole=True)
-    one, other = [line for line in shown(view, 120) if line.startswith(("gpu0", "cuda:1"))]
-    assert "cat image 1 2/3" in one and "━" in one
+    page = shown(120, {**HEALTHY, "slots": [IDLE, SECOND]}, [RUNNING], whole=True)
+    one, other = [line for line in page if line.startswith(("gpu0", "cuda:1"))]
+    assert "2/3" in one and "image 1 of cat" in one and "━" in one
     assert "lost  tiny  ended 4 times" in other
 
 
 @pytest.mark.parametrize("note", ["paused: `fluxdrop resume` ends it", "lent until 07:00"])
 def test_what_halts_the_runner_and_what_is_set_aside_stand_on_top(note: str) -> None:
-    view = View({**HEALTH, "note": note}, [], whole=True)
-    assert shown(view, 100)[1:3] == [note, "set aside: inbox/x: odd"]
+    page = shown(100, {**HEALTH, "note": note}, [], whole=True)
+    assert page[1:3] == [note, "set aside: inbox/x: odd"]
 
 
 def test_a_plain_terminal_gets_ascii_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = View(HEALTHY, [{**RUNNING, "id": "höhe"}], [FAILED], whole=True)
-    assert all(line.isascii() for line in shown(view, 60, plain=True))
+    content = HEALTHY, [{**RUNNING, "id": "höhe"}], [FAILED]
+    assert all(line.isascii() for line in shown(60, *content, whole=True, plain=True))
     assert above("cat succeeded", STATUS, plain=True).plain == "+ cat succeeded"
     for name in ("LC_ALL", "LC_CTYPE", "LANG"):
         monkeypatch.delenv(name, raising=False)
@@ -86,13 +87,12 @@ def test_whatever_a_health_file_and_a_status_say_is_shown() -> None:
     """Seen red: a division by no steps."""
     for content in variants(HEALTH):
         if health := reading.checked(content, RunnerHealth):
-            shown(View(health, [RUNNING], health["recent"], whole=True), 80)
+            shown(80, health, [RUNNING], health["recent"], whole=True)
     for content in variants(RUNNING):
         status: dict[str, Any] | None = reading.checked(content, Status)
         if status:
-            shown(View(HEALTHY, [status], [status], whole=True), 80)
+            shown(80, HEALTHY, [status], [status], whole=True)
 
 
 def test_colours_and_commands_of_a_terminal_in_a_message_are_shown_not_obeyed() -> None:
-    view = View({**HEALTHY, "note": "\x1b[31m[red]x\ny\tz"}, [])
-    assert shown(view, 80)[0] == r"\u001b[31m[red]x\ny z"
+    assert shown(80, {**HEALTHY, "note": "\x1b[31m[red]x\ny\tz"}, [])[0] == r"\u001b[31m[red]x\ny z"

@@ -15,7 +15,6 @@ import pytest
 
 from runner import client
 from runner.cli.progress import Board
-from runner.cli.watch import _Newest
 from runner.settings import Home
 from runner.spool.disk.locks import home_lock
 from runner.wire import PREVIEW
@@ -236,18 +235,23 @@ def test_the_terminal_is_as_it_was_however_the_page_is_left(
         assert LEFT in terminal.raw and terminal.modes() == before
 
 
-def test_jobs_that_were_over_are_not_shown_first_but_by_json(held: Home) -> None:
+@pytest.mark.parametrize(
+    ("how", "first"), [({}, []), ({"named": True}, ["old"]), ({"as_json": True}, ["old"])]
+)
+def test_jobs_that_were_over_are_not_shown_first_but_by_name_and_in_json(
+    home: Path, capsys: pytest.CaptureFixture[str], how: dict[str, bool], first: list[str]
+) -> None:
     """Seen red: every finished job that the runner knows came before the first piece of news."""
-    recent, slot = HEALTH["recent"][0], {**HEALTH["slots"][0], "job": "slow"}
 
-    def say(*states: str) -> None:
-        rows = [{**recent, "id": f"job{n}", "state": state} for n, state in enumerate(states)]
-        health = {**HEALTH, "recent": rows, "slots": [slot], "next": ["late"]}
-        held.health.write_text(json.dumps(health), encoding="utf-8")
+    def say(job: str, **status: Any) -> list[str]:
+        file = home / "outbox" / job / "status.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({**STATUS, "id": job, **status}), encoding="utf-8")
+        board._update()
+        said = capsys.readouterr().out
+        return [name for name in ("old", "new") if name in said]
 
-    say("succeeded", "queued", "failed")
-    news, everything = _Newest(held, skips_over=True), _Newest(held, skips_over=False)
-    assert news.ids() == ["slow", "job1", "late"]
-    assert everything.ids() == ["slow", "job2", "job1", "job0", "late"]
-    say("running", "succeeded", "failed", "succeeded")
-    assert news.ids() == ["slow", "job3", "job1", "job0", "late"]
+    board = Board(Home(home), lambda: ["old", "new"], whole=True, **how)
+    assert say("old") == first
+    assert say("new") == ["new"]
+    assert say("old", accepted_at="2026-11-30T19:00:00.000Z") == ["old"]
