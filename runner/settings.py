@@ -249,18 +249,18 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
     positions: dict[str, str] = {}
     mistakes: list[str] = []
     for name, text in sources:
-        place = variable_of(name) if name else f"{file}:{{}}:{{}}"
         try:
             found, locate = _checked(name, text, root)
         except SpecInvalid as error:
             told = (replace(p, message=_discreet(p)) for p in error.problems)
-            mistakes += (f"{place.format(p.line, p.column)}: {p}" for p in told)
+            mistakes += (f"{_place(file, name, p.line, p.column)}: {p}" for p in told)
             continue
         values |= found
         own = found.get("registry", {})
         paths: list[tuple[str, ...]] = [*((n,) for n in found), *(("registry", n) for n in own)]
         paths += (("registry", n, key) for n in own for key in own[n])
-        positions |= {".".join(p): place.format(*locate(p, key=len(p) < 3)) for p in paths}
+        where = ((path, locate(path, key=len(path) < 3)) for path in paths)
+        positions |= {".".join(path): _place(file, name, *at) for path, at in where}
     if mistakes:
         raise UsageProblem(*mistakes)
     values = {name: value for name, value in values.items() if name in NAMES}
@@ -274,6 +274,10 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
 def variable_of(name: str) -> str:
     """The variable of a setting."""
     return f"{VARIABLE}{name.upper()}"
+
+
+def _place(file: Path, name: str, line: int, column: int) -> str:
+    return variable_of(name) if name else f"{file}:{line}:{column}"
 
 
 def _checked(name: str, text: Any, root: Path) -> tuple[dict[str, Any], Callable[..., Any]]:

@@ -116,6 +116,13 @@ def test_keys_of_ones_own_and_the_version_of_the_form_are_no_settings(tmp_path: 
     assert load_settings(file, {}) == Settings(strict=True)
 
 
+def test_a_home_may_have_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "{mine}" / "fluxdrop.yaml"
+    file.parent.mkdir()
+    file.write_text("strict: true\n", encoding="utf-8")
+    assert load_settings(file, {}).positions == {"strict": f"{file}:1:1"}
+
+
 def _table() -> dict[str, str]:
     page = (ROOT / "specs/README.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page.partition("\n## ")[0], re.MULTILINE)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from runner import client
@@ -130,11 +130,12 @@ def _versions() -> Iterator[str]:
 
 def _settings(home: Home) -> Iterator[Finding]:
     """Which settings are given, and where; variables that are none."""
-    settings = home.settings
-    # Their addresses may be secrets.
-    public = replace(settings, receivers={n: {} for n in settings.receivers})
-    given = [(name, settings.positions.get(name)) for name in NAMES]
-    why = tuple(f"{n}: {short(getattr(public, n))} ({at})" for n, at in given if at)
+    why = tuple(
+        # What has no `repr` may hold secrets.
+        f"{each.name}: {short(getattr(home.settings, each.name)) if each.repr else 'given'} ({at})"
+        for each in fields(home.settings)
+        if each.name in NAMES and (at := home.settings.positions.get(each.name))
+    )
     others = f"{len(NAMES) - len(why)} as by default"
     yield Finding("settings", True, f"{len(why)} given, {others}", None, why)
     known = {variable_of(name) for name in NAMES}
