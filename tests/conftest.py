@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler as FileHandler
 from pathlib import Path
 
 import hypothesis as _early  # noqa: F401 it looks at who refers to whom, which freezing hides
@@ -39,6 +42,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "my höme ☂"
     make_home(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """No test logs to the file of another one's home, which `main(["demo"])` opens."""
+    ours = logging.getLogger("runner")
+    level = ours.level
+    yield
+    ours.setLevel(level)
+    for handler in [each for each in logging.root.handlers if isinstance(each, FileHandler)]:
+        logging.root.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,7 @@ _CACHES = {"prompts": Phase.ENCODING, "weights": Phase.LOADING}
 
 _COUNTER, _GAUGE = CounterMetricFamily, GaugeMetricFamily
 _FAMILIES: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
-    "images": (
-        _COUNTER,
-        "Images that are over; unmade: their job ended.",
-        ("kind", "result"),
-    ),
+    "images": (_COUNTER, "Images that are over, or unmade as their job is.", ("kind", "result")),
     "phase_seconds": (_COUNTER, "Seconds that images spent in each phase.", ("phase",)),
     "loads": (_COUNTER, "Loads of a model's text encoders, transformer or prior.", ("model",)),
     "cache": (_COUNTER, "Images made with what was kept (hit), or without.", ("cache", "result")),
@@ -57,7 +53,7 @@ class Metrics(Collector):
         }
         # A rate needs a series from its 0 on.
         self._values["images"].update(dict.fromkeys(product(schemas.kinds(), _RESULTS), 0))
-        self._values["phase_seconds"].update({(str(phase),): 0 for phase in Phase})
+        self._values["phase_seconds"].update(dict.fromkeys(product(Phase), 0))
         self._values["cache"].update(dict.fromkeys(product(_CACHES, ("hit", "miss")), 0))
         self._moved()
         self._phases: dict[str, tuple[Phase, float]] = {}
@@ -88,7 +84,7 @@ class Metrics(Collector):
 
     def spent(self, phase: Phase, seconds: float) -> None:
         """Add to the time of a phase; each phase is one thread's."""
-        self._values["phase_seconds"][str(phase),] += seconds
+        self._values["phase_seconds"][phase,] += seconds
 
     def over(self, record: Record, result: str, count: int = 1) -> None:
         """Count images of a job that are over; called by the writer thread."""

@@ -6,8 +6,6 @@ import ast
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -22,16 +20,11 @@ OURS = logging.getLogger("runner.daemon.writer")
 
 
 @pytest.fixture
-def log(home: Path) -> Iterator[RotatingFileHandler]:
+def log(home: Path) -> RotatingFileHandler:
     """What writes this process's log, as a runner's."""
-    level = logging.getLogger("runner").level
     log_to_file(home / "data")
     (handler,) = (h for h in logging.root.handlers if isinstance(h, RotatingFileHandler))
-    yield handler
-    logging.getLogger("runner").setLevel(level)
-    logging.root.removeHandler(handler)
-    with suppress(OSError):
-        handler.close()
+    return handler
 
 
 def test_a_runner_writes_down_what_becomes_of_each_job_and_no_prompt(
