@@ -288,17 +288,17 @@ def model_entry(copy: Checkout) -> None:
         "runner/engine/entries.py",
         """\
     _flux1(
-        "kontext-dev",
+        "canny",
 """,
         """\
     _flux1(
         "sketch-dev",
         "FLUX.1-Sketch-dev",
         11_901_408_320,
-        {"text2img": Serving("FluxPipeline", 28, 3.5)},
+        text2img=Serving("FluxPipeline", 28, 3.5),
     ),
     _flux1(
-        "kontext-dev",
+        "canny",
 """,
     )
 
@@ -306,9 +306,9 @@ def model_entry(copy: Checkout) -> None:
 def model_row(copy: Checkout) -> None:
     copy.change(
         "README.md",
-        "| `kontext-dev` | kontext |",
+        "| `canny` | control |",
         "| `sketch-dev` | text2img | FLUX.1-dev-Non-Commercial | yes | 34 GB |\n"
-        "| `kontext-dev` | kontext |",
+        "| `canny` | control |",
     )
 
 

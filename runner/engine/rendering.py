@@ -13,7 +13,7 @@ from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import fallbacks, gpu
+from runner.engine import gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.hub.library import absence, revision_of
@@ -82,7 +82,7 @@ class Renderer:
         pixels = prepared.width * prepared.height
         with sign.not_counted():
             first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
-        for resolved in fallbacks.attempts(self._pipelines, first):
+        for resolved in self._pipelines.attempts(first):
             try:
                 return attempt(resolved)
             except OutOfMemory as error:
