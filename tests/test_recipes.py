@@ -205,8 +205,8 @@ def kind_models(copy: Checkout) -> None:
     )
     copy.add(
         entries,
-        '        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
-        '        "retouch": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
+        '        "kontext": replace(_KLEIN_SERVING, references=4),\n',
+        '        "retouch": replace(_KLEIN_SERVING, references=4),\n',
     )
     for name in ("klein", "klein-base", "klein-9b", "klein-base-9b", "klein-9b-kv"):
         row = f"| `{name}` | text2img, kontext, "
@@ -445,8 +445,6 @@ _CHROMA = Model(
     family="chroma",
     weights=_CHROMA_WEIGHTS,
     bytes=2 * _CHROMA_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={"text2img": Serving("ChromaPipeline", 26, 1.0, guided=False)},
 )
 

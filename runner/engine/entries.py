@@ -22,7 +22,6 @@ from runner.engine.models import (
 from runner.engine.tiny.folders import UPSCALER, WEIGHTS
 
 APACHE = "Apache-2.0"
-PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
@@ -60,8 +59,6 @@ def _flux1(name: str, repo: str, transformer: int, **serves: Serving) -> Model:
         weights=weights,
         width=3072,
         bytes=2 * weights.total,
-        precisions=PRECISIONS,
-        loras=True,
     )
 
 
@@ -75,7 +72,7 @@ _TINY = Model(
     weights=Weights(2_415_424, 875_776, 845_715, 661_888),
     bytes=25_000_000,
     native="fp32",
-    loras=True,
+    precisions=("auto", "fp32", "bf16"),
     serves={
         "text2img": replace(_TEXT2IMG, steps=8, part="text2img"),
         "kontext": Serving("FluxKontextPipeline", 8, 2.5, part="kontext", negative="true_cfg"),
@@ -105,6 +102,7 @@ def _qwen3(transformer: int, vae: int, layers: int, outside: int, read: int, mad
 _KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
 """klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
 _KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS, 195_042_816, 4 * 3072, 9 * 3072)
+_KLEIN_SERVING = Serving("Flux2KleinPipeline", 4, 1.0, guided=False)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -116,24 +114,17 @@ _KLEIN = Model(
     weights=_KLEIN_WEIGHTS,
     width=3072,
     bytes=2 * _KLEIN_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
-        "text2img": Serving("Flux2KleinPipeline", 4, 1.0, guided=False),
-        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),
-        "redux": Serving(
-            "Flux2KleinPipeline",
-            4,
-            1.0,
-            guided=False,
+        "text2img": _KLEIN_SERVING,
+        "kontext": replace(_KLEIN_SERVING, references=4),
+        "redux": replace(
+            _KLEIN_SERVING,
             references=4,
             words="a new picture with the subjects and in the style of the reference",
         ),
-        "fill": Serving(
-            "Flux2KleinInpaintPipeline",
-            4,
-            1.0,
-            guided=False,
+        "fill": replace(
+            _KLEIN_SERVING,
+            pipeline="Flux2KleinInpaintPipeline",
             # The inpaint pipeline shrinks anything larger, whatever size it is called with.
             sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
         ),
@@ -195,8 +186,6 @@ _ZIMAGE = Model(
     width=3840,
     # The transformer is published in float32.
     bytes=2 * _ZIMAGE_WEIGHTS.total + 2 * _ZIMAGE_WEIGHTS.transformer,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
         "text2img": Serving(
             "ZImagePipeline", 8, 0.0, guided=False, img2img="ZImageImg2ImgPipeline"
@@ -261,8 +250,6 @@ _FLUX3 = Model(
     weights=_FLUX3_WEIGHTS,
     width=3072,
     bytes=2 * _FLUX3_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
         kind: replace(_KLEIN.serves[kind], pipeline="Flux3KleinPipeline", steps=16, references=most)
         for kind, most in {"text2img": 1, "kontext": 10, "redux": 10}.items()
@@ -339,8 +326,6 @@ _ENTRIES = (
 
 MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
 
-ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
-
 TINY_UPSCALER = Upscaler("tiny-upscaler", str(WEIGHTS), UPSCALER, APACHE, 2, 60_000)
 """Built in, for the pictures of the built-in model."""
 
@@ -365,7 +350,7 @@ UPSCALERS: Mapping[str, Upscaler] = {
 }
 """Those that the setting `upscaler` may name."""
 
-AIDS: Mapping[str, Aid] = {**ESTIMATORS, **UPSCALERS}
+AIDS: Mapping[str, Aid] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING, **UPSCALERS}
 """All that is pulled by name and is no model."""
 
 DEFAULTS: Mapping[str, str] = {

@@ -4,14 +4,14 @@ The steps between `gpu_thread`, whose thread alone uses this module, and the cal
 are raised, and turned into events there.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from runner.engine import gpu
 from runner.engine.batching import Batching
@@ -31,9 +31,6 @@ from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _PACKAGES = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 

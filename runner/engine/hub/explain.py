@@ -120,24 +120,15 @@ _RULES = (
         " again",
         ("SafetensorError", "JSONDecodeError", "UnpicklingError"),
     ),
+    _Rule("the hub did not give {repo}: run `{again}` later", ("HfHubHTTPError",)),
     _Rule(
-        "the hub did not give {repo}: run `{again}` later",
-        ("HfHubHTTPError",),
-    ),
-    _Rule(
-        "{repo} is not, or not wholly, on this machine: run `{again}`",
-        ("LocalEntryNotFoundError",),
+        "{repo} is not, or not wholly, on this machine: run `{again}`", ("LocalEntryNotFoundError",)
     ),
 )
 
 
 def translated(
-    error: BaseException,
-    *,
-    repo: str,
-    again: str,
-    revision: str = "main",
-    token: bool = False,
+    error: BaseException, *, repo: str, again: str, revision: str = "main", token: bool = False
 ) -> JobFailed | None:
     """Our error for a foreign one; None if no rule applies to it.
 
@@ -195,8 +186,7 @@ def _class_names(error: BaseException) -> set[str]:
 
 def _status(error: BaseException) -> int:
     """The HTTP status that an error carries; 0 for none."""
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    return status if isinstance(status, int) else 0
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def _wait(error: BaseException) -> str:

@@ -229,16 +229,15 @@ def repo_folder(repo: str, data: Path) -> Path:
 
 def snapshot(repo: str, revision: str, data: Path) -> Path | None:
     """A repository's snapshot, or the local folder that `repo` names; None where there is none."""
-    if Path(repo).is_absolute():
-        return Path(repo) if is_folder(repo) else None
-    base = repo_folder(repo, data)
-    try:
-        commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        if not is_absent(error):
-            raise
-        commit = revision
-    folder = base / "snapshots" / commit
+    folder = Path(repo)
+    if not folder.is_absolute():
+        base, commit = repo_folder(repo, data), revision
+        try:
+            commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            if not is_absent(error):
+                raise
+        folder = base / "snapshots" / commit
     return folder if is_folder(folder) else None
 
 
