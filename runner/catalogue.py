@@ -13,7 +13,6 @@ from typing import Any
 from runner.engine import registry
 from runner.engine.custom_entries import aids_of, models_of, upscaler_of
 from runner.engine.hub import library as hub
-from runner.engine.hub.sources import aid_source
 from runner.engine.models import Model, Upscaler
 from runner.settings import Home, Settings
 
@@ -93,7 +92,7 @@ class RegistryCatalogue:
             if model:
                 absent.add(hub.absence(model, data, asked.get("kind"), estimates=estimates))
             if model and not model.builtin and "upscale" in asked:
-                absent.add(hub.aid_absence(self._upscaler, data))
+                absent.add(hub.absence(self._upscaler, data))
         return sorted(filter(None, absent))
 
 
@@ -139,12 +138,12 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
         })  # fmt: skip
     for aid in aids_of(home.settings).values():
         if isinstance(aid, Upscaler):
-            here, lacks = hub.bytes_here(aid, home.data), hub.aid_absence(aid, home.data)
+            here, lacks = hub.bytes_here(aid, home.data), hub.absence(aid, home.data)
             rows.append({
                 "name": aid.name, "kinds": [], "default_for": [], "scale": aid.scale or None,
                 "repo": aid.repo, "file": aid.file, "licence": aid.licence, "conditions": None,
                 "gated": False, "own": not aid.licence, "present": lacks is None,
-                "path": None if lacks else str(hub.locate(aid_source(aid), home.data)),
+                "path": None if lacks else str(hub.present(aid, home.data)),
                 "bytes": aid.bytes or here, "bytes_here": here,
             })  # fmt: skip
     return rows

@@ -172,16 +172,23 @@ def instead_of_weights(file: BinaryIO) -> str:
     return "a web page and holds no weights" if left else "" if data else "empty"
 
 
+def stamp(file: str | Path) -> tuple[int, ...]:
+    """Size, times and inode of a file: others mean another content.
+
+    A program may put the time of writing back, but not that of the last change.
+    """
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's content."""
     real = Path(os.path.realpath(file))
-    status = real.stat()
-    # A program may put the time of writing back, but not that of the last change.
-    return _hashed(real, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _hashed(real, stamp(real))
 
 
 @lru_cache(maxsize=256)
-def _hashed(real: Path, *state: int) -> str:
+def _hashed(real: Path, state: tuple[int, ...]) -> str:
     import hashlib  # most commands hash nothing
 
     # Cached for each state of a file: a gigabyte takes a second or so.

@@ -205,8 +205,8 @@ def kind_models(copy: Checkout) -> None:
     )
     copy.add(
         entries,
-        '        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
-        '        "retouch": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
+        '        "kontext": replace(_KLEIN_SERVING, references=4),\n',
+        '        "retouch": replace(_KLEIN_SERVING, references=4),\n',
     )
     for name in ("klein", "klein-base", "klein-9b", "klein-base-9b", "klein-9b-kv"):
         row = f"| `{name}` | text2img, kontext, "
@@ -288,17 +288,17 @@ def model_entry(copy: Checkout) -> None:
         "runner/engine/entries.py",
         """\
     _flux1(
-        "kontext-dev",
+        "canny",
 """,
         """\
     _flux1(
         "sketch-dev",
         "FLUX.1-Sketch-dev",
         11_901_408_320,
-        {"text2img": Serving("FluxPipeline", 28, 3.5)},
+        text2img=Serving("FluxPipeline", 28, 3.5),
     ),
     _flux1(
-        "kontext-dev",
+        "canny",
 """,
     )
 
@@ -306,9 +306,9 @@ def model_entry(copy: Checkout) -> None:
 def model_row(copy: Checkout) -> None:
     copy.change(
         "README.md",
-        "| `kontext-dev` | kontext |",
+        "| `canny` | control |",
         "| `sketch-dev` | text2img | FLUX.1-dev-Non-Commercial | yes | 34 GB |\n"
-        "| `kontext-dev` | kontext |",
+        "| `canny` | control |",
     )
 
 
@@ -445,8 +445,6 @@ _CHROMA = Model(
     family="chroma",
     weights=_CHROMA_WEIGHTS,
     bytes=2 * _CHROMA_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={"text2img": Serving("ChromaPipeline", 26, 1.0, guided=False)},
 )
 

@@ -241,7 +241,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
     from runner.engine.custom_entries import models_of, upscaler_of
     from runner.engine.hub import checkup
-    from runner.engine.hub.library import Disk, aid_absence, present
+    from runner.engine.hub.library import Disk, absence, present
     from runner.engine.memory import machine
     from runner.engine.registry import default_model
     from runner.engine.resolved_task import explain_plan
@@ -255,7 +255,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     upscaler = upscaler_of(home.settings)
     state = checkup.check(upscaler, home.data)
     is_wrong = bool(state.damaged or (state.missing and home.settings.upscaler))
-    found = aid_absence(upscaler, home.data) or next(iter(state.advice), f"{upscaler.name} is here")
+    found = absence(upscaler, home.data) or next(iter(state.advice), f"{upscaler.name} is here")
     yield Finding("upscaler", not is_wrong, found)
     kinds = {kind: None for model in models.values() for kind in model.serves}
     usual = dict.fromkeys(default_model({"kind": kind}, home.settings.models) for kind in kinds)

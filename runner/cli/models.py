@@ -12,7 +12,7 @@ from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.engine.custom_entries import aids_of, models_of, upscaler_of
 from runner.engine.hub.library import Disk
-from runner.engine.hub.sources import Layout, Source, aid_source, sources
+from runner.engine.hub.sources import Layout, Source, sources
 from runner.engine.models import Model
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -169,13 +169,12 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
     """The sources to fetch for each name. Raises UsageProblem for an unknown name."""
-    models, aids = models_of(home.settings), aids_of(home.settings)
+    models = models_of(home.settings)
+    known = {**aids_of(home.settings), **models}
     targets: dict[str, tuple[Source, ...]] = {}
     for name in options.names:
-        if name in models:
-            targets[name] = sources(models[name])
-        elif name in aids:
-            targets[name] = (aid_source(aids[name]),)
+        if name in known:
+            targets[name] = sources(known[name])
         elif _REPO.fullmatch(name):
             targets[name] = (Source(name, layout=Layout.FILE, file=options.file or ""),)
         else:

@@ -22,7 +22,6 @@ from runner.engine.models import (
 from runner.engine.tiny.folders import UPSCALER, WEIGHTS
 
 APACHE = "Apache-2.0"
-PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
@@ -31,9 +30,7 @@ _QWEN3_LAYER = 100_930_816
 """Of 36."""
 _QWEN3_8B, _QWEN3_8B_LAYER = 8_190_735_360, 192_946_432
 
-_FLUX1_TEXT2IMG = Serving(
-    "FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline"
-)
+_TEXT2IMG = Serving("FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline")
 
 _REDUX = Prior(
     "FluxPriorReduxPipeline",
@@ -46,16 +43,7 @@ DEPTH_ANYTHING = Estimator(
 )
 
 
-def _flux1(
-    name: str,
-    repo: str,
-    transformer: int,
-    serves: Mapping[str, Serving],
-    *,
-    licence: str = "FLUX.1-dev-Non-Commercial",
-    max_sequence_length: int = 512,
-    sizes: Sizes | None = None,
-) -> Model:
+def _flux1(name: str, repo: str, transformer: int, **serves: Serving) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
     prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
     weights = Weights(
@@ -65,16 +53,12 @@ def _flux1(
     return Model(
         name=name,
         repo=f"black-forest-labs/{repo}",
-        licence=licence,
+        licence="FLUX.1-dev-Non-Commercial",
         gated=True,  # schnell too: its licence is free, its repository asks for an account
         serves=serves,
-        sizes=sizes or Sizes(),
-        max_sequence_length=max_sequence_length,
         weights=weights,
         width=3072,
         bytes=2 * weights.total,
-        precisions=PRECISIONS,
-        loras=True,
     )
 
 
@@ -88,9 +72,9 @@ _TINY = Model(
     weights=Weights(2_415_424, 875_776, 845_715, 661_888),
     bytes=25_000_000,
     native="fp32",
-    loras=True,
+    precisions=("auto", "fp32", "bf16"),
     serves={
-        "text2img": replace(_FLUX1_TEXT2IMG, steps=8, part="text2img"),
+        "text2img": replace(_TEXT2IMG, steps=8, part="text2img"),
         "kontext": Serving("FluxKontextPipeline", 8, 2.5, part="kontext", negative="true_cfg"),
         "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
         "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
@@ -118,6 +102,7 @@ def _qwen3(transformer: int, vae: int, layers: int, outside: int, read: int, mad
 _KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
 """klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
 _KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS, 195_042_816, 4 * 3072, 9 * 3072)
+_KLEIN_SERVING = Serving("Flux2KleinPipeline", 4, 1.0, guided=False)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -129,24 +114,17 @@ _KLEIN = Model(
     weights=_KLEIN_WEIGHTS,
     width=3072,
     bytes=2 * _KLEIN_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
-        "text2img": Serving("Flux2KleinPipeline", 4, 1.0, guided=False),
-        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),
-        "redux": Serving(
-            "Flux2KleinPipeline",
-            4,
-            1.0,
-            guided=False,
+        "text2img": _KLEIN_SERVING,
+        "kontext": replace(_KLEIN_SERVING, references=4),
+        "redux": replace(
+            _KLEIN_SERVING,
             references=4,
             words="a new picture with the subjects and in the style of the reference",
         ),
-        "fill": Serving(
-            "Flux2KleinInpaintPipeline",
-            4,
-            1.0,
-            guided=False,
+        "fill": replace(
+            _KLEIN_SERVING,
+            pipeline="Flux2KleinInpaintPipeline",
             # The inpaint pipeline shrinks anything larger, whatever size it is called with.
             sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
         ),
@@ -208,8 +186,6 @@ _ZIMAGE = Model(
     width=3840,
     # The transformer is published in float32.
     bytes=2 * _ZIMAGE_WEIGHTS.total + 2 * _ZIMAGE_WEIGHTS.transformer,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
         "text2img": Serving(
             "ZImagePipeline", 8, 0.0, guided=False, img2img="ZImageImg2ImgPipeline"
@@ -274,8 +250,6 @@ _FLUX3 = Model(
     weights=_FLUX3_WEIGHTS,
     width=3072,
     bytes=2 * _FLUX3_WEIGHTS.total,
-    precisions=PRECISIONS,
-    loras=True,
     serves={
         kind: replace(_KLEIN.serves[kind], pipeline="Flux3KleinPipeline", steps=16, references=most)
         for kind, most in {"text2img": 1, "kontext": 10, "redux": 10}.items()
@@ -301,11 +275,13 @@ _ENTRIES = (
     _KLEIN_9B,
     _klein("klein-base-9b", "FLUX.2-klein-base-9B", guided=True),
     _KLEIN_KV,
-    _flux1(
-        "schnell",
-        "FLUX.1-schnell",
-        11_891_178_560,
-        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False, img2img="FluxImg2ImgPipeline")},
+    replace(
+        _flux1(
+            "schnell",
+            "FLUX.1-schnell",
+            11_891_178_560,
+            text2img=replace(_TEXT2IMG, steps=4, guidance=0.0, guided=False, negative=""),
+        ),
         licence=APACHE,
         max_sequence_length=256,
     ),
@@ -313,46 +289,36 @@ _ENTRIES = (
         "dev",
         "FLUX.1-dev",
         11_901_408_320,
-        {
-            "text2img": _FLUX1_TEXT2IMG,
-            "redux": Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
-        },
+        text2img=_TEXT2IMG,
+        redux=Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
     ),
-    _flux1(
-        "krea",
-        "FLUX.1-Krea-dev",
-        11_901_408_320,
-        {"text2img": replace(_FLUX1_TEXT2IMG, guidance=4.5)},
-    ),
-    _flux1(
-        "kontext-dev",
-        "FLUX.1-Kontext-dev",
-        11_901_408_320,
-        {"kontext": Serving("FluxKontextPipeline", 28, 2.5, references=4, negative="true_cfg")},
+    _flux1("krea", "FLUX.1-Krea-dev", 11_901_408_320, text2img=replace(_TEXT2IMG, guidance=4.5)),
+    replace(
+        _flux1(
+            "kontext-dev",
+            "FLUX.1-Kontext-dev",
+            11_901_408_320,
+            kontext=Serving("FluxKontextPipeline", 28, 2.5, references=4, negative="true_cfg"),
+        ),
         # The area it was trained at; the longest of its sizes is 2.3 times as long as wide.
         sizes=Sizes(follow=ONE_MEGAPIXEL, longest=4),
     ),
     _flux1(
-        "fill-dev",
-        "FLUX.1-Fill-dev",
-        11_902_391_360,
-        {"fill": Serving("FluxFillPipeline", 50, 30.0)},
+        "fill-dev", "FLUX.1-Fill-dev", 11_902_391_360, fill=Serving("FluxFillPipeline", 50, 30.0)
     ),
     _flux1(
         "canny",
         "FLUX.1-Canny-dev",
         11_901_604_928,
-        {"control": Serving("FluxControlPipeline", 50, 30.0, controls=("canny",))},
+        control=Serving("FluxControlPipeline", 50, 30.0, controls=("canny",)),
     ),
     _flux1(
         "depth",
         "FLUX.1-Depth-dev",
         11_901_604_928,
-        {
-            "control": Serving(
-                "FluxControlPipeline", 30, 10.0, controls=("depth",), estimator=DEPTH_ANYTHING
-            )
-        },
+        control=Serving(
+            "FluxControlPipeline", 30, 10.0, controls=("depth",), estimator=DEPTH_ANYTHING
+        ),
     ),
     _FLUX3,
     _FLUX3_BASE,
@@ -360,38 +326,31 @@ _ENTRIES = (
 
 MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
 
-ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
-
 TINY_UPSCALER = Upscaler("tiny-upscaler", str(WEIGHTS), UPSCALER, APACHE, 2, 60_000)
 """Built in, for the pictures of the built-in model."""
 
+DEFAULT_UPSCALER = Upscaler(
+    "realesr-general",
+    "leonelhs/realesrgan",
+    "realesr-general-x4v3.pth",
+    "BSD-3-Clause",
+    scale=4,
+    bytes=4_885_111,
+    sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+)
+_ANIME = replace(
+    DEFAULT_UPSCALER,
+    name="realesr-anime",
+    file="realesr-animevideov3.pth",
+    bytes=2_504_012,
+    sha256="",
+)
 UPSCALERS: Mapping[str, Upscaler] = {
-    upscaler.name: upscaler
-    for upscaler in (
-        Upscaler(
-            "realesr-general",
-            "leonelhs/realesrgan",
-            "realesr-general-x4v3.pth",
-            "BSD-3-Clause",
-            scale=4,
-            bytes=4_885_111,
-            sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
-        ),
-        Upscaler(
-            "realesr-anime",
-            "leonelhs/realesrgan",
-            "realesr-animevideov3.pth",
-            "BSD-3-Clause",
-            scale=4,
-            bytes=2_504_012,
-        ),
-        TINY_UPSCALER,
-    )
+    upscaler.name: upscaler for upscaler in (DEFAULT_UPSCALER, _ANIME, TINY_UPSCALER)
 }
 """Those that the setting `upscaler` may name."""
-DEFAULT_UPSCALER = next(iter(UPSCALERS.values()))
 
-AIDS: Mapping[str, Aid] = {**ESTIMATORS, **UPSCALERS}
+AIDS: Mapping[str, Aid] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING, **UPSCALERS}
 """All that is pulled by name and is no model."""
 
 DEFAULTS: Mapping[str, str] = {

@@ -1,10 +1,12 @@
 """Errors of the engine, and the translation of the errors that torch raises about the device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.errors import JobFailed, OutOfMemory
+
+_T = TypeVar("_T")
 
 
 class Bug(Exception):
@@ -55,6 +57,16 @@ def translation() -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+def attempted(trial: Callable[[], _T]) -> _T | None:
+    """What a trial returns; None where it raises, unless the error is one of the device."""
+    try:
+        return trial()
+    except Exception as error:
+        if translated(error):
+            raise
+        return None
 
 
 def translated(error: BaseException) -> JobFailed | None:

@@ -221,11 +221,7 @@ def of_home(
     library = hub.Disk(home.data, models_of(settings), upscaler_of(settings))
     device = device or settings.device
     pipelines = PipelineCache(
-        library,
-        device=device,
-        speed=speed,
-        gpu_memory_gb=settings.gpu_memory_gb,
-        sharing=sharing,
+        library, device=device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb, sharing=sharing
     )
     return GpuThread(
         home.data,

@@ -262,10 +262,10 @@ class Model:
     width: int = 0
     """Of a token in the transformer, by which those of one family are told apart."""
     bytes: int = 0
-    precisions: tuple[str, ...] = ("auto", "fp32", "bf16")
+    precisions: tuple[str, ...] = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
     native: str = ""
     """The precision that `auto` means on every device; empty where the device decides."""
-    loras: bool = False
+    loras: bool = True
     single: SingleFile | None = None
     """The file of the transformer's weights, where they do not come from `repo`."""
 

@@ -4,16 +4,16 @@ The steps between `gpu_thread`, whose thread alone uses this module, and the cal
 are raised, and turned into events there.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from runner.engine import fallbacks, gpu
+from PIL.Image import Image
+
+from runner.engine import gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.hub.library import absence, revision_of
@@ -31,9 +31,6 @@ from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _PACKAGES = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 
@@ -82,7 +79,7 @@ class Renderer:
         pixels = prepared.width * prepared.height
         with sign.not_counted():
             first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
-        for resolved in fallbacks.attempts(self._pipelines, first):
+        for resolved in self._pipelines.attempts(first):
             try:
                 return attempt(resolved)
             except OutOfMemory as error:

@@ -20,8 +20,9 @@ from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
-from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps, weights
+from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, weights
 from runner.errors import InputBad, JobFailed, ModelMissing
+from runner.files import stamp
 from runner.task import ImageTask
 
 PRIOR = "prior "
@@ -42,7 +43,7 @@ class Found:
     single: Path | None
     controlnet: tuple[Path, Path] | None
     marks: Mapping[str, str]
-    stamps: Mapping[str, list[int]]
+    stamps: Mapping[Path, tuple[int, ...]]
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
     @property
@@ -62,7 +63,7 @@ def found(library: hub.Disk, hashes: Hashes, model: Model, kind: str) -> Found:
     parts = [*weights(folder, left_out).values(), alone]
     parts += weights(prior_folder).values() if prior_folder else []
     # Before anything is read: what changes meanwhile is read again for the next image.
-    before = stamps(file for files in parts for file in files)
+    before = {file: stamp(file) for files in parts for file in files}
     marks = hashes.parts(folder, left_out)
     if single:
         marks[HEAVY] = hashes.file(single)
@@ -97,11 +98,12 @@ class ResolvedTask(Found):
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
-def as_published(model: Model, folder: Path, single: Path | None, device: str) -> Model:
+def as_published(library: hub.Disk, model: Model, kind: str, device: str) -> Model:
     """A model with the precision of the weights that are here, where that is what it computes in.
 
-    Raises InputBad where the device does not know it.
+    Raises ModelMissing, and InputBad where the device does not know it.
     """
+    folder, single = library.main(model, kind), library.single(model)
     scheme = checkpoints.scheme(single) if single else ""
     is_fixed = scheme == "nvfp4" or (single is None and checkpoints.is_stored(folder / HEAVY))
     if scheme == "nvfp4" and device == "mps":
@@ -121,8 +123,7 @@ def explain_plan(library: hub.Disk, model: Model, machine: Machine) -> list[str]
     try:
         if not model.builtin:
             with suppress(ModelMissing):  # planned as its entry says
-                folder = library.main(model, next(iter(model.serves)))
-                model = as_published(model, folder, library.single(model), machine.device)
+                model = as_published(library, model, next(iter(model.serves)), machine.device)
         chosen = memory.plan(PlanSpace(model, machine, width * height), library.models)
     except JobFailed as error:
         return [str(error)]
@@ -179,18 +180,16 @@ class TaskResolver:
         return lowered
 
     def _resolve_task(self, space: PlanSpace) -> ResolvedTask:
-        model, kind = space.model, space.kind
-        serving, family = model.serves[kind], FAMILIES[model.family]
-        folder, single = self._library.main(model, kind), self._library.single(model)
-        model = as_published(model, folder, single, self.machine.device)
-        space = replace(space, model=model)
+        kind = space.kind
+        model = as_published(self._library, space.model, kind, self.machine.device)
+        family, space = FAMILIES[model.family], replace(space, model=model)
         plan = self._plan(space)
         # Last: of a model that cannot be held no weights are read.
         here = found(self._library, self.hashes, model, kind)
         return ResolvedTask(
             **vars(here),
             model=model,
-            serving=serving,
+            serving=model.serves[kind],
             kind=KINDS[kind],
             family=family,
             plan=plan,

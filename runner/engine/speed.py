@@ -58,11 +58,7 @@ _CACHING = ("FluxTransformer2DModel",)
 """The transformers on which first-block caching works. FLUX.2's blocks return tensors of different
 shapes, which diffusers 0.42 cannot subtract; those of Z-Image and FLUX.3 have no cache."""
 
-_WITHOUT_MASKS = (
-    "FluxTransformer2DModel",
-    "Flux2Transformer2DModel",
-    "Flux3Transformer2DModel",
-)
+_WITHOUT_MASKS = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "Flux3Transformer2DModel")
 """The transformers for which `auto` may choose a kernel: they use no attention masks, which the
 kernels do not support."""
 

@@ -62,6 +62,11 @@ def decode_grid(pipe: Any, grid: Any) -> "Image":
     return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
+def decoding(grid: Callable[..., Any]) -> Callable[[Any, Any, int, int], "Image"]:
+    """`Family.decode` for latents that `grid` brings into the scale of the VAE."""
+    return lambda pipe, latents, *size: decode_grid(pipe, grid(pipe, latents, *size))
+
+
 @dataclass(frozen=True)
 class Reader:
     """How one text encoder of a family reads a prompt.

@@ -4,13 +4,10 @@ Embeddings are `prompt_embeds` (1, length, 4096) of T5 and `pooled_prompt_embeds
 A row of latents is (1, height · width / 256, 64). The built-in model has narrower embeddings.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from runner.engine.families.base import Embeddings, Family, Reader, decode_grid, in_scale
+from runner.engine.families.base import Embeddings, Family, Reader, decoding, in_scale
 from runner.engine.prompts import token_files
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
@@ -27,14 +24,10 @@ def _grid(pipe: Any, latents: Any, width: int, height: int) -> Any:
     return in_scale(pipe, pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor))
 
 
-def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
-    return decode_grid(pipe, _grid(pipe, latents, width, height))
-
-
 FLUX1 = Family(
     name="flux1",
     encode=_encode,
-    decode=_decode,
+    decode=decoding(_grid),
     grid=_grid,
     readers=(
         Reader("CLIP", "tokenizer", token_files.clip, pooled=True),

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
+from urllib.parse import quote
 
 from runner.engine.hub.transfer import OnBytes, Remote, Transfer, hash_of, size_of
 from runner.errors import ModelMissing
@@ -18,15 +19,18 @@ from runner.errors import ModelMissing
 class CachedCommit:
     """One commit of a repository in the cache.
 
-    `base` is the repository's folder and `folder` the commit's snapshot; `again` is the command
-    that repeats the download, for error messages.
+    `base` is the repository's folder and `folder` the commit's snapshot. Files come from below
+    `url`, asked for with `headers`; `again` is the command that repeats the download, for error
+    messages.
     """
 
-    def __init__(self, base: Path, commit: str, *, again: str) -> None:
+    def __init__(
+        self, base: Path, commit: str, *, url: str, headers: Mapping[str, str], again: str
+    ) -> None:
         self.base = base
         self.commit = commit
         self.folder = base / "snapshots" / commit
-        self._again = again
+        self._url, self._headers, self._again = url, headers, again
 
     def has(self, remote: Remote) -> bool:
         """Whether the snapshot has the file with its full length."""
@@ -56,9 +60,7 @@ class CachedCommit:
         aside.write_text(self.commit, encoding="utf-8")
         aside.replace(file)
 
-    def fetch(
-        self, remote: Remote, url: str, headers: Mapping[str, str], stop: Event, on_bytes: OnBytes
-    ) -> None:
+    def fetch(self, remote: Remote, *, stop: Event, on_bytes: OnBytes) -> None:
         """Fetch one file, or link it from another repository of the cache that has it.
 
         `on_bytes` is called with numbers of bytes that add up to the file's size. Raises
@@ -80,8 +82,8 @@ class CachedCommit:
                     _link_or_copy(same, blob)
                     on_bytes(remote.size)
                 else:
-                    partial = _partial(blob)
-                    Transfer(remote, partial, url, headers, stop, on_bytes).run(self._again)
+                    partial, url = _partial(blob), f"{self._url}/{quote(remote.name)}"
+                    Transfer(remote, partial, url, self._headers, stop, on_bytes).run(self._again)
                     partial.replace(blob)
                 _link_into_snapshot(self.folder / remote.name, blob)
         except Timeout as error:

@@ -14,7 +14,6 @@ from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
-    aid_source,
     damaged,
     lacking,
     pickles,
@@ -48,7 +47,7 @@ class Checkup:
 
 def check(wanted: Model | Aid, data: Path) -> Checkup:
     """The state of a model, of an estimator or of an upscaler."""
-    needed = sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),)
+    needed = sources(wanted)
     missing: list[str] = []
     broken: list[str] = []
     unsafe: list[str] = []

@@ -22,7 +22,7 @@ class _Rule:
     """A sentence, and the errors that it explains.
 
     `names` are classes, one of which the error or a base of it must be; `status` is its HTTP
-    status, `words` a part of its text in lower case, and `token` whether a token was sent: these
+    status, `words` a part of its text in lower case, and `token` says that a token was sent: these
     three match every error by default. `sentence` may contain {repo}, {revision}, {host}, {again}
     and {wait}.
     """
@@ -31,7 +31,7 @@ class _Rule:
     names: tuple[str, ...] = ()
     status: range = range(1000)
     words: str = ""
-    token: bool | None = None
+    token: bool = False
 
 
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError")
@@ -39,16 +39,15 @@ _BROKEN_OFF = ("CutShort", "TimeoutException", "NetworkError", "RemoteProtocolEr
 _RULES = (
     # A gated repository's error is a subclass of "not found", so it has to come first.
     _Rule(
-        "{repo} is gated: accept its licence on {host}/{repo}, make a token on"
-        " {host}/settings/tokens and set it as HF_TOKEN, then run `{again}`",
-        ("GatedRepoError",),
-        token=False,
-    ),
-    _Rule(
         "{repo} is gated, and the account of your token has not been let in: accept the licence on"
         " {host}/{repo} with it (and let the token read gated repositories), then run `{again}`",
         ("GatedRepoError",),
         token=True,
+    ),
+    _Rule(
+        "{repo} is gated: accept its licence on {host}/{repo}, make a token on"
+        " {host}/settings/tokens and set it as HF_TOKEN, then run `{again}`",
+        ("GatedRepoError",),
     ),
     _Rule(
         "the hub does not accept your token: make a new one on {host}/settings/tokens and set it"
@@ -59,16 +58,15 @@ _RULES = (
     ),
     _Rule("{repo} has been switched off on the hub: use another model", ("DisabledRepoError",)),
     _Rule(
-        "there is no {repo} on the hub, or it is private: check the name, or set HF_TOKEN to the"
-        " token of an account that may see it, then run `{again}`",
-        ("RepositoryNotFoundError",),
-        token=False,
-    ),
-    _Rule(
         "there is no {repo} on the hub that your token may see: check the name and the token's"
         " account, then run `{again}`",
         ("RepositoryNotFoundError",),
         token=True,
+    ),
+    _Rule(
+        "there is no {repo} on the hub, or it is private: check the name, or set HF_TOKEN to the"
+        " token of an account that may see it, then run `{again}`",
+        ("RepositoryNotFoundError",),
     ),
     _Rule(
         "{repo} has no revision {revision} on the hub: give another one, then run `{again}`",
@@ -120,24 +118,15 @@ _RULES = (
         " again",
         ("SafetensorError", "JSONDecodeError", "UnpicklingError"),
     ),
+    _Rule("the hub did not give {repo}: run `{again}` later", ("HfHubHTTPError",)),
     _Rule(
-        "the hub did not give {repo}: run `{again}` later",
-        ("HfHubHTTPError",),
-    ),
-    _Rule(
-        "{repo} is not, or not wholly, on this machine: run `{again}`",
-        ("LocalEntryNotFoundError",),
+        "{repo} is not, or not wholly, on this machine: run `{again}`", ("LocalEntryNotFoundError",)
     ),
 )
 
 
 def translated(
-    error: BaseException,
-    *,
-    repo: str,
-    again: str,
-    revision: str = "main",
-    token: bool = False,
+    error: BaseException, *, repo: str, again: str, revision: str = "main", token: bool = False
 ) -> JobFailed | None:
     """Our error for a foreign one; None if no rule applies to it.
 
@@ -185,7 +174,7 @@ def _applies(rule: _Rule, link: BaseException, token: bool) -> bool:
         bool(_class_names(link) & set(rule.names))
         and _status(link) in rule.status
         and rule.words in str(link).lower()
-        and rule.token in (None, token)
+        and (token or not rule.token)
     )
 
 
@@ -195,8 +184,7 @@ def _class_names(error: BaseException) -> set[str]:
 
 def _status(error: BaseException) -> int:
     """The HTTP status that an error carries; 0 for none."""
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    return status if isinstance(status, int) else 0
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def _wait(error: BaseException) -> str:

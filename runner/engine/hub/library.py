@@ -14,14 +14,13 @@ from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     Layout,
     Source,
-    aid_source,
-    controlnet_source,
     damaged,
     index_of,
     lacking,
     main_source,
     pickles,
     single_source,
+    source_of,
     sources,
 )
 from runner.engine.models import Aid, Estimator, Model, Upscaler
@@ -59,14 +58,13 @@ class Disk:
         assert prior is not None
         if model.builtin:
             return folders.folder(prior.part, self.data)
-        return self._complete(model, Source(prior.repo))
+        return self._complete(model, source_of(prior))
 
     def controlnet(self, model: Model, kind: str) -> tuple[Path, Path]:
         """The folder with the configuration of a ControlNet, and the file of its weights."""
         controlnet = model.serves[kind].controlnet
         assert controlnet is not None
-        source = controlnet_source(controlnet)
-        file = self._complete(model, source) / source.file
+        file = self._complete(model, source_of(controlnet)) / controlnet.file
         return Path(__file__).parent.parent / "controlnets" / controlnet.config, file
 
     def single(self, model: Model) -> Path | None:
@@ -77,12 +75,12 @@ class Disk:
         return self._complete(model, source) / source.file
 
     def estimator(self, estimator: Estimator) -> Path:
-        return self._complete(estimator, aid_source(estimator))
+        return self._complete(estimator, source_of(estimator))
 
     def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
         """What enlarges the pictures of a model, and its file."""
         upscaler = TINY_UPSCALER if model.builtin else self._upscaler
-        return upscaler, self._complete(upscaler, aid_source(upscaler)) / upscaler.file
+        return upscaler, self._complete(upscaler, source_of(upscaler)) / upscaler.file
 
     def _complete(self, wanted: Model | Aid, source: Source) -> Path:
         folder, name = locate(source, self.data), wanted.name
@@ -119,7 +117,7 @@ def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str
             return None
         what = f"{source.file} on this machine is another {source.file} than its makers published"
         return f"{what}: run `fluxdrop models pull {model.name} --verify`"
-    if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
+    if source in {source_of(s.controlnet) for s in model.serves.values() if s.controlnet}:
         return single_files.damage(folder / source.file, model)
     if source.layout is Layout.FILE:
         base = locate(main_source(model), data)
@@ -130,17 +128,18 @@ def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str
 
 
 def present(
-    model: Model, data: Path, kind: str | None = None, *, estimates: bool = True
+    wanted: Model | Aid, data: Path, kind: str | None = None, *, estimates: bool = True
 ) -> Path | None:
-    """The main folder of a model if all it needs is here, for one kind or for all; else None.
+    """The main folder of a model or an aid if all it needs is here, for one kind or for all.
 
-    With `estimates` false it may lack what makes depth maps.
+    None where it is not. With `estimates` false a model may lack what makes depth maps.
     """
-    if model.builtin:
-        return Path(__file__).parent.parent / model.name
-    if any(_lacks(source, data) for source in sources(model, kind, estimates=estimates)):
+    needed = sources(wanted, kind, estimates=estimates)
+    if not needed:
+        return Path(__file__).parent.parent / wanted.name
+    if any(_lacks(source, data) for source in needed):
         return None
-    return locate(main_source(model), data)
+    return locate(needed[0], data)
 
 
 def _lacks(source: Source, data: Path) -> bool:
@@ -156,42 +155,29 @@ def bytes_to_pull(model: Model) -> int:
 
 
 def absence(
-    model: Model, data: Path, kind: str | None = None, *, estimates: bool = True
+    wanted: Model | Aid, data: Path, kind: str | None = None, *, estimates: bool = True
 ) -> str | None:
-    """A sentence about a model that is not wholly here: what fetches it, and how much that is.
+    """A sentence about what is not wholly here: what fetches it, and how much that is.
 
     None where it is, and what is wrong where nothing that can be fetched would help.
     """
-    needed = sources(model, kind, estimates=estimates)
+    needed, name = sources(wanted, kind, estimates=estimates), wanted.name
     lacks = [source for source in needed if _lacks(source, data)]
     for source in needed:
         folder = None if source in lacks else locate(source, data)
-        if folder and (sentence := problem(model, source, folder, data)):
+        if folder and (sentence := problem(wanted, source, folder, data)):
             return sentence
     if any(source.is_local for source in lacks):
-        return _incomplete(model.name)
+        return _incomplete(name)
     if not lacks:
         return None
-    here = bytes_here(model, data)
-    size = max(bytes_to_pull(model) - here, 0) / 1e9
-    return (
-        f"{model.name} is {'only partly' if here else 'not'} on this machine: run"
-        f" `fluxdrop models pull {model.name}` ({size:.1f} GB to download)"
-    )
-
-
-def aid_absence(aid: Aid, data: Path) -> str | None:
-    """The same of an estimator or an upscaler."""
-    source = aid_source(aid)
-    folder = locate(source, data)
-    if folder and not lacking(source, folder):
-        return problem(aid, source, folder, data)
-    if source.is_local:
-        return _incomplete(aid.name)
-    return (
-        f"{aid.name} is not on this machine: run `fluxdrop models pull {aid.name}`"
-        f" ({aid.bytes / 1e6:.0f} MB to download)"
-    )
+    how, size = "not", f"{wanted.bytes / 1e6:.0f} MB"
+    if isinstance(wanted, Model):
+        here = bytes_here(wanted, data)
+        how = "only partly" if here else "not"
+        size = f"{max(bytes_to_pull(wanted) - here, 0) / 1e9:.1f} GB"
+    pull = f"run `fluxdrop models pull {name}` ({size} to download)"
+    return f"{name} is {how} on this machine: {pull}"
 
 
 def _incomplete(name: str) -> str:
@@ -206,7 +192,7 @@ def bytes_here(wanted: Model | Aid, data: Path) -> int:
     if isinstance(wanted, Model) and wanted.builtin:
         return wanted.bytes
     sizes: dict[tuple[int, int], int] = {}
-    for source in sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),):
+    for source in sources(wanted):
         folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
         if source.is_local and source.file:
             folder = folder / source.file
@@ -243,16 +229,15 @@ def repo_folder(repo: str, data: Path) -> Path:
 
 def snapshot(repo: str, revision: str, data: Path) -> Path | None:
     """A repository's snapshot, or the local folder that `repo` names; None where there is none."""
-    if Path(repo).is_absolute():
-        return Path(repo) if is_folder(repo) else None
-    base = repo_folder(repo, data)
-    try:
-        commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        if not is_absent(error):
-            raise
-        commit = revision
-    folder = base / "snapshots" / commit
+    folder = Path(repo)
+    if not folder.is_absolute():
+        base, commit = repo_folder(repo, data), revision
+        try:
+            commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            if not is_absent(error):
+                raise
+        folder = base / "snapshots" / commit
     return folder if is_folder(folder) else None
 
 

@@ -17,7 +17,6 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import quote
 
 from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.explain import host, is_passing, translated
@@ -73,11 +72,10 @@ class Puller:
         """
         with self._explained(source):
             commit, listed = self._files(source)
-            folder = repo_folder(source.repo, self._data)
-            cached = CachedCommit(folder, commit, again=self._again)
+            cached = self._cached(source.repo, commit)
             if source.layout is Layout.FILE:
                 source = _with_file(source, listed)
-            index = self._index(source, cached, listed) if source.needs_index else {}
+            index = self._index(source.repo, cached, listed) if source.needs_index else {}
             files = tuple(listed[name] for name in wanted(source, listed, index))
             if verify:
                 for file in files:
@@ -93,8 +91,7 @@ class Puller:
         """
         source, cached = share.source, share.cached
         with self._explained(source):
-            fetch = partial(self._fetch, source, cached, stop=stop, on_bytes=on_bytes)
-            _in_threads(share.gone, fetch, stop)
+            _in_threads(share.gone, partial(cached.fetch, stop=stop, on_bytes=on_bytes), stop)
             absent = lacking(source, cached.folder)
             if absent:
                 raise ModelMissing(
@@ -107,26 +104,19 @@ class Puller:
             cached.point_revision(source.revision)
         return cached.folder
 
-    def _fetch(
-        self,
-        source: Source,
-        cached: CachedCommit,
-        remote: Remote,
-        *,
-        stop: Event,
-        on_bytes: OnBytes,
-    ) -> None:
-        """Fetch one file. The HTTP client drops the token on redirects to other hosts."""
+    def _cached(self, repo: str, commit: str) -> CachedCommit:
+        """A commit in the cache. The HTTP client drops the token on redirects to other hosts."""
         from importlib.metadata import version
 
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers
 
-        url = f"{constants.ENDPOINT}/{source.repo}/resolve/{cached.commit}/{quote(remote.name)}"
+        url = f"{constants.ENDPOINT}/{repo}/resolve/{commit}"
         headers = build_hf_headers(
             token=self._token or False, library_name="fluxdrop", library_version=version("fluxdrop")
         )
-        cached.fetch(remote, url, headers, stop, on_bytes)
+        base = repo_folder(repo, self._data)
+        return CachedCommit(base, commit, url=url, headers=headers, again=self._again)
 
     def _files(self, source: Source) -> tuple[str, dict[str, Remote]]:
         """The commit that a revision points to now, and all its files by name.
@@ -164,18 +154,18 @@ class Puller:
             ) from error
         return commit, files
 
-    def _index(self, source: Source, cached: CachedCommit, listed: Mapping[str, Remote]) -> Any:
+    def _index(self, repo: str, cached: CachedCommit, listed: Mapping[str, Remote]) -> Any:
         """The index of a pipeline, which names the components that are needed."""
         index = index_in(listed)
         if index not in listed:
             raise ModelMissing(
-                f"{source.repo} holds no pipeline for diffusers (no {INDEX}): use another"
+                f"{repo} holds no pipeline for diffusers (no {INDEX}): use another"
                 " repository, or name one of its files as `file` in the settings' `registry`"
             )
         remote = listed[index]
         cached.discard_wrong(remote)
         if not cached.has(remote):
-            self._fetch(source, cached, remote, stop=Event(), on_bytes=lambda count: None)
+            cached.fetch(remote, stop=Event(), on_bytes=lambda count: None)
         return read_index(cached.folder)
 
     @contextmanager

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import Aid, ControlNet, Estimator, Model
+from runner.engine.models import Aid, ControlNet, Estimator, Model, Prior, Upscaler
 from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
@@ -69,21 +69,21 @@ class Source:
         return self.layout is Layout.PIPELINE
 
 
-def sources(model: Model, kind: str | None = None, *, estimates: bool = True) -> tuple[Source, ...]:
-    """All that a model needs, for one kind or for all, its pipeline first; none if built in."""
-    if model.builtin:
+def sources(
+    wanted: Model | Aid, kind: str | None = None, *, estimates: bool = True
+) -> tuple[Source, ...]:
+    """All that is needed of a model, for one kind or for all, its pipeline first, or of an aid.
+
+    None for what is built in.
+    """
+    if not isinstance(wanted, Model):
+        return (source_of(wanted),)
+    if wanted.builtin:
         return ()
-    needed = [main_source(model)]
-    if model.single:
-        needed.append(single_source(model))
-    for name, serving in model.serves.items():
-        if kind in (None, name):
-            if serving.prior:
-                needed.append(Source(serving.prior.repo))
-            if serving.controlnet:
-                needed.append(controlnet_source(serving.controlnet))
-            if serving.estimator and estimates:
-                needed.append(aid_source(serving.estimator))
+    needed = [main_source(wanted), *([single_source(wanted)] if wanted.single else [])]
+    for name, serving in wanted.serves.items():
+        parts = (serving.prior, serving.controlnet, serving.estimator if estimates else None)
+        needed += [source_of(part) for part in parts if part and kind in (None, name)]
     return tuple(dict.fromkeys(needed))
 
 
@@ -102,16 +102,14 @@ def single_source(model: Model) -> Source:
     return Source(single.repo, single.revision, Layout.FILE, single.file)
 
 
-def controlnet_source(controlnet: ControlNet) -> Source:
-    """The one file of a ControlNet."""
-    return Source(controlnet.repo, layout=Layout.FILE, file=controlnet.file)
-
-
-def aid_source(aid: Aid) -> Source:
-    """What is needed of an upscaler, or of an estimator: a component without a pipeline around."""
-    if isinstance(aid, Estimator):
-        return Source(aid.repo, layout=Layout.COMPONENT)
-    return Source(aid.repo, layout=Layout.FILE, file=aid.file, sha256=aid.sha256)
+def source_of(part: Prior | ControlNet | Aid) -> Source:
+    """What is needed of one of these: of an estimator a component without a pipeline around."""
+    if isinstance(part, Prior):
+        return Source(part.repo)
+    if isinstance(part, Estimator):
+        return Source(part.repo, layout=Layout.COMPONENT)
+    sha256 = part.sha256 if isinstance(part, Upscaler) else ""
+    return Source(part.repo, layout=Layout.FILE, file=part.file, sha256=sha256)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from runner.engine.entries import ONE_MEGAPIXEL
 from runner.engine.models import Serving, Sizes
 from runner.task import ImageTask
 
@@ -107,6 +108,21 @@ class Kind:
 def _without_guidance(build: Build) -> Build:
     def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
         return {n: each for n, each in build(task, prepared).items() if n != "guidance_scale"}
+
+    return arguments
+
+
+def in_a_megapixel(build: Build) -> Build:
+    """The same arguments with pictures of at most a megapixel each, for FLUX.3.
+
+    Its blocks would keep a single one whole up to four megapixels, and cut others in another way.
+    """
+
+    def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
+        from runner.engine.pictures import images
+
+        built = build(task, prepared)
+        return {**built, "image": [images.shrunk(each, ONE_MEGAPIXEL) for each in built["image"]]}
 
     return arguments
 

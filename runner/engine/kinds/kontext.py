@@ -5,8 +5,7 @@ others ("the jacket of image 2"). FLUX.1 Kontext reads one: several are put side
 their order ("the jacket of the right one"), as its makers' demonstration of several images does.
 """
 
-from runner.engine.entries import ONE_MEGAPIXEL
-from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, sampling
+from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, in_a_megapixel, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
@@ -48,20 +47,11 @@ def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
     return {**sampling(task, prepared), "image": [source, *others]}
 
 
-def _flux3(task: ImageTask, prepared: Prepared) -> Arguments:
-    from runner.engine.pictures import images
-
-    # The blocks would keep a single one whole up to four megapixels, and cut others in another way.
-    arguments = _flux2(task, prepared)
-    pictures = [images.shrunk(each, ONE_MEGAPIXEL) for each in arguments["image"]]
-    return {**arguments, "image": pictures}
-
-
 KIND = Kind(
     name="kontext",
     reads=("image",),
     options=NEGATIVE,
     prepare=_prepare,
-    arguments={"flux1": _flux1, "flux2": _flux2, "flux3": _flux3},
+    arguments={"flux1": _flux1, "flux2": _flux2, "flux3": in_a_megapixel(_flux2)},
     recipe=2,
 )

@@ -7,8 +7,7 @@ up, and the sum of several of full strength lies far outside of what the main st
 FLUX.2 and 3 have no prior: the images are references without weights.
 """
 
-from runner.engine.entries import ONE_MEGAPIXEL
-from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
+from runner.engine.kinds.base import Arguments, Kind, Prepared, in_a_megapixel, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
@@ -35,18 +34,11 @@ def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
     return {**sampling(task, prepared), "image": list(prepared.images["image"])}
 
 
-def _flux3(task: ImageTask, prepared: Prepared) -> Arguments:
-    from runner.engine.pictures import images
-
-    pictures = [images.shrunk(each, ONE_MEGAPIXEL) for each in prepared.images["image"]]
-    return {**sampling(task, prepared), "image": pictures}
-
-
 KIND = Kind(
     name="redux",
     reads=("image",),
     prepare=_prepare,
-    arguments={"flux1": sampling, "flux2": _flux2, "flux3": _flux3},
+    arguments={"flux1": sampling, "flux2": _flux2, "flux3": in_a_megapixel(_flux2)},
     prior={"flux1": _prior_flux1},
     recipe=2,
 )

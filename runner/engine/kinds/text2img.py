@@ -32,11 +32,6 @@ KIND = Kind(
     may_read=("image",),
     options={"strength": 0.6, **NEGATIVE},
     prepare=_prepare,
-    arguments={
-        "flux1": _arguments,
-        "flux2": _arguments,
-        "flux3": _arguments,
-        "zimage": _arguments,
-    },
+    arguments={"flux1": _arguments, "flux2": _arguments, "flux3": _arguments, "zimage": _arguments},
     recipe=2,
 )

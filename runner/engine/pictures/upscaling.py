@@ -19,6 +19,7 @@ from runner.engine.errors import require_finite, translation
 from runner.engine.memory import devices
 from runner.engine.models import Upscaler
 from runner.errors import ModelMissing
+from runner.files import stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,8 +87,7 @@ def of(upscaler: Upscaler, file: Path) -> Net:
     """The net of an upscaler, whose file this is; raises ModelMissing where the file has none."""
     devices.frameworks()
     try:
-        stat = file.stat()
-        return _load(upscaler, file, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return _load(upscaler, file, stamp(file))
     except OSError as error:
         raise ModelMissing(f"{file.name} cannot be read: {error.strerror or error}") from error
 

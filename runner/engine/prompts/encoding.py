@@ -88,12 +88,7 @@ class Prompts:
         self._cache.clear()
 
     def _encode_upcoming(
-        self,
-        resolved: ResolvedTask,
-        pipe: Any,
-        room: int,
-        stop: StopSign,
-        on_progress: OnProgress,
+        self, resolved: ResolvedTask, pipe: Any, room: int, stop: StopSign, on_progress: OnProgress
     ) -> None:
         """Encode at most `room` upcoming prompts that need the same text stage.
 

@@ -21,6 +21,7 @@ from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
 from runner.engine.prompts import token_files
 from runner.engine.tiny.folders import WEIGHTS
+from runner.files import stamp
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,7 @@ def _encoder(reader: Reader, model: Model, folder: Path | None) -> Encoder:
 def _counting(reader: Reader, model: Model, part: Path) -> Encoder:
     """Raises OSError where the files are missing, Unreadable where they are no tokenizer."""
     # A model may be pulled while a runner runs: the mark differs where a file of the folder does.
-    stats = sorted((file.name, file.stat()) for file in part.iterdir())
-    mark = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    mark = tuple((file.name, *stamp(file)) for file in sorted(part.iterdir()))
     loaded = _loaded(reader, part, mark)
     limit = loaded.limit if reader.pooled else model.max_sequence_length
     # The registry has a text of its own for words that the built-in model does not know.

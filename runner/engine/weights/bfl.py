@@ -8,7 +8,7 @@ it computes. Never unpacks a whole model, and never changes what is held.
 from functools import cache
 from typing import Any
 
-from runner.engine.errors import translated
+from runner.engine.errors import attempted
 from runner.engine.memory.footprint import ROWS
 
 
@@ -35,16 +35,13 @@ def _multiplies(kind: Any, layer: Any, torch: Any, utils: Any) -> bool:
         may = capability >= (10, 0) and utils.is_flashinfer_available()
     else:
         may = capability >= (8, 9)
-    if not may:
-        return False
-    try:
+
+    def gives_numbers() -> bool:
         rows = torch.ones(32, layer.in_features, dtype=torch.bfloat16, device=device)
         with torch.no_grad():
             return bool(layer(rows).isfinite().all())
-    except Exception as error:  # of the device, or of a compiler that is started then
-        if translated(error):
-            raise
-        return False
+
+    return may and bool(attempted(gives_numbers))  # it may start a compiler, which fails
 
 
 @cache

@@ -155,7 +155,6 @@ def in_float32(model: Any) -> set[str]:
 
 def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
     """The model of a GGUF file, on the device, as it was quantised. Raises as `from_folder`."""
-    import torch
     from diffusers import GGUFQuantizationConfig
     from diffusers.models.model_loading_utils import load_gguf_checkpoint
 
@@ -163,19 +162,12 @@ def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
     names = found.transformer()
     shapes = {name: found.shapes[each] for name, each in names.items()}
     _compare(single.name, shapes, empty(cls, folder))
-    return cls.from_single_file(
-        {name: stored[each] for name, each in names.items()},
-        config=str(folder),
-        local_files_only=True,
-        dtype=torch.bfloat16,
-        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
-        device=str(device),
-    )
+    tensors = {name: stored[each] for name, each in names.items()}
+    return _as_quantised(cls, folder, tensors, GGUFQuantizationConfig, device)
 
 
 def from_bfl(cls: Any, folder: Path, single: Path, device: Any) -> Any:
     """The model of a file that has a `scheme`, on the device, as it is. Raises as `from_folder`."""
-    import torch
     from diffusers import BFLQuantizationConfig
     from safetensors import safe_open
 
@@ -196,12 +188,19 @@ def from_bfl(cls: Any, folder: Path, single: Path, device: Any) -> Any:
                 for end in ("weight_scale_2", "input_scale"):
                     tensors[f"{ours}.{end}"] = opened.get_tensor(f"{theirs}.{end}").reshape(())
     _compare(single.name, shapes, empty(cls, folder))
+    return _as_quantised(cls, folder, tensors, BFLQuantizationConfig, device)
+
+
+def _as_quantised(cls: Any, folder: Path, tensors: Any, config: Any, device: Any) -> Any:
+    """The model of tensors that stay in few bits and compute in bfloat16, on the device."""
+    import torch
+
     return cls.from_single_file(
         tensors,
         config=str(folder),
         local_files_only=True,
         dtype=torch.bfloat16,
-        quantization_config=BFLQuantizationConfig(compute_dtype=torch.bfloat16),
+        quantization_config=config(compute_dtype=torch.bfloat16),
         device=str(device),
     )
 

@@ -8,9 +8,8 @@ them.
 
 import hashlib
 import json
-import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from runner.engine.hub.sources import components, loaded, read_index, read_json
 from runner.engine.weights.loading import counted
+from runner.files import stamp
 
 KIND = "sha256:"
 """What a hash of a whole model begins with; in older sidecars, of samples, with nothing."""
@@ -76,11 +76,11 @@ class Hashes:
     def _without_reading(self, file: Path) -> str | None:
         """The hash of a file that is small, or known; else None."""
         real = file.resolve()
-        stamp = _stamp(real)
-        if stamp[0] < _REMEMBERED_FROM:
+        now = stamp(real)
+        if now[0] < _REMEMBERED_FROM:
             return hashlib.sha256(real.read_bytes()).hexdigest()
         match self._known.get(str(real)):
-            case [*known, str(sha256)] if known == stamp:
+            case [*known, str(sha256)] if tuple(known) == now:
                 return sha256
         return None
 
@@ -111,27 +111,17 @@ def combined(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
-    """Size, times and inode of each file: others mean another content."""
-    return {os.fspath(file): _stamp(file) for file in files}
-
-
-def are_unchanged(known: Mapping[str, list[int]]) -> bool:
+def are_unchanged(known: Mapping[Path, tuple[int, ...]]) -> bool:
     """Whether each file still has its stamp; asked for every image."""
     try:
-        return all(_stamp(file) == stamp for file, stamp in known.items())
+        return all(stamp(file) == before for file, before in known.items())
     except OSError:
         return False
-
-
-def _stamp(file: str | Path) -> list[int]:
-    stat = os.stat(file)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _entry(file: Path) -> tuple[str, Any]:
     """A file's path and what is remembered of it: its stamp before it is read, and its hash."""
     real = file.resolve()
-    stamp = _stamp(real)
+    before = stamp(real)
     with real.open("rb") as stream:
-        return str(real), [*stamp, hashlib.file_digest(stream, "sha256").hexdigest()]
+        return str(real), [*before, hashlib.file_digest(stream, "sha256").hexdigest()]

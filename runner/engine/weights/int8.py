@@ -12,7 +12,7 @@ pixels. The layers are those of `fp8.matrices`.
 from functools import cache
 from typing import Any
 
-from runner.engine.errors import translated
+from runner.engine.errors import attempted
 from runner.engine.memory.footprint import ROWS
 from runner.engine.weights import fp8
 
@@ -57,13 +57,11 @@ def _multiplies(device: Any) -> bool:
     """Whether a small product of integers comes out right on a device."""
     import torch
 
-    try:
+    def comes_out_right() -> bool:
         ones = torch.ones(_FEWEST_ROWS, _FEWEST_ROWS, dtype=torch.int8, device=device)
         return bool((torch._int_mm(ones, ones.t()) == _FEWEST_ROWS).all())
-    except RuntimeError as error:
-        if translated(error):
-            raise
-        return False
+
+    return bool(attempted(comes_out_right))
 
 
 def _sees_one_row(name: str) -> bool:

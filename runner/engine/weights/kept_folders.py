@@ -83,14 +83,12 @@ class KeptFolder:
                 _sync(path)
             aside.rename(self.folder)
             _sync(store)
+            return True
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             log.warning("what is made of weights is not kept in %s: %s", store, error)
             return False
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        return True
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)  # nothing, once it has its name
 
     def _identity(self) -> tuple[int, int] | None:
         """Which folder is there."""

@@ -48,30 +48,25 @@ _FIRST_NAMES = {
     time_text_embed.timestep_embedder=time_in  time_guidance_embed.timestep_embedder=time_in
     time_text_embed.guidance_embedder=guidance_in  time_text_embed.text_embedder=vector_in
     time_guidance_embed.guidance_embedder=guidance_in
-    double_stream_modulation_img.linear=double_stream_modulation_img.lin
-    double_stream_modulation_txt.linear=double_stream_modulation_txt.lin
-    single_stream_modulation.linear=single_stream_modulation.lin
+    double_stream_modulation_img  double_stream_modulation_txt  single_stream_modulation
+    early_stream_modulations.image  single_stream_modulations.image
+    early_stream_modulations.image_cond  single_stream_modulations.image_cond
+    early_stream_modulations.txt  single_stream_modulations.txt
     x_embedders.image=emb_in.image  x_embedders.image_cond=emb_in.image_cond
     timestep_embedder=time_in  target_timestep_embedder=ref_time_in
     proj_out=final_layer.image.linear  norm_out.linear=~final_layer.image.adaLN_modulation.1
-    early_stream_modulations.image.linear=early_stream_modulations.image.lin
-    early_stream_modulations.image_cond.linear=early_stream_modulations.image_cond.lin
-    early_stream_modulations.txt.linear=early_stream_modulations.txt.lin
-    single_stream_modulations.image.linear=single_stream_modulations.image.lin
-    single_stream_modulations.image_cond.linear=single_stream_modulations.image_cond.lin
-    single_stream_modulations.txt.linear=single_stream_modulations.txt.lin
     all_x_embedder.2-1=x_embedder  all_final_layer.2-1.linear=final_layer.linear
     all_final_layer.2-1.adaLN_modulation.1=final_layer.adaLN_modulation.1
     """,
 }
-"""For a list of blocks the names in each: diffusers' one, and after `=` the first code's.
+"""For a list of blocks the names in each: diffusers' one, and after `=` the first code's others.
 
 `+` joins layers that lie in the output of the first one after the other; of `~` the halves of the
 output changed place. `processor` is XLabs'.
 """
 
 
-_ENDS = (("", ""), (".linear_1", ".in_layer"), (".linear_2", ".out_layer"))
+_ENDS = (("", ""), (".linear_1", ".in_layer"), (".linear_2", ".out_layer"), (".linear", ".lin"))
 
 
 Place = tuple[tuple[str, ...], bool]
@@ -99,6 +94,6 @@ def places(layers: Mapping[str, object]) -> dict[str, Place]:
             for owns, *firsts in (row.split("=") for row in rows.split()):
                 for end, other in _ENDS:
                     names = [f"{own}{number}{each}{end}" for each in owns.split("+")]
-                    for each in firsts:
+                    for each in firsts or [owns]:
                         add(f"{first}{number}{each}{other}", *names)
     return table

@@ -7,8 +7,9 @@ files are loaded once, whatever repository names them, except the scheduler, whi
 of a run. Everything is read from folders that the library names, and never from the network.
 """
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ from runner.engine.weights import assembly, quantise
 from runner.engine.weights.fingerprint import KIND, Hashes
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
+
+log = logging.getLogger(__name__)
 
 _NOTABLE = 1 << 30
 """Bytes of the GPU: less may be what libraries take there beside the weights."""
@@ -94,10 +97,22 @@ class PipelineCache:
     def _measured(self) -> Machine:
         return machine.measure(self._wanted_device, self._gpu_memory_gb, self._sharing)
 
-    def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
-        """Clear the device and resolve to the next lower plan; None when this was the last."""
+    def attempts(self, resolved: ResolvedTask) -> Iterator[ResolvedTask]:
+        """What to make an image on, until one attempt has enough memory: first on `resolved`.
+
+        Then on the same with nothing else on the device, then with each lower plan of the planner;
+        that is kept for later images. No error of an attempt may be held when the next one is asked
+        for: it would keep the tensors of its traceback alive.
+        """
+        yield resolved
         self.clear()
-        return self._resolver.lower(resolved)
+        log.warning("out of memory: trying again on a device that holds nothing else")
+        yield resolved
+        self.clear()
+        while (lower := self._resolver.lower(resolved)) is not None:
+            log.warning("out of memory: trying %s", lower.plan.summary)
+            yield (resolved := lower)
+            self.clear()
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.engine import errors as faults
+from runner.engine.errors import attempted
 from runner.engine.memory import devices
 from runner.engine.weights import bfl, checkpoints, fp8, int8
 from runner.engine.weights.kept_folders import KeptFolder
@@ -211,15 +211,7 @@ def _nf4_kept(
 
 def _read_back(kept: KeptFolder, read: Callable[[], Any]) -> Any:
     """The model of a kept folder that is whole and can be read; None where it has to be made."""
-    if not kept.is_whole():
-        return None
-    try:
-        return read()
-    except Exception as error:
-        # A full device says nothing about the folder.
-        if faults.translated(error) is not None:
-            raise
-        return None
+    return attempted(read) if kept.is_whole() else None  # a full device says nothing about it
 
 
 def _nf4() -> dict[str, Any]:

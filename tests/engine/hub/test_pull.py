@@ -124,7 +124,10 @@ def test_too_small_a_disk_is_told_before_the_first_byte(
     monkeypatch.setattr(pull.shutil, "disk_usage", lambda path: free)
     weights = Remote(WEIGHTS, 24 * 10**9, "0" * 64)
     share = pull.Share(
-        Source(REPO), CachedCommit(tmp_path, "c0ffee", again=""), (weights,), (weights,)
+        Source(REPO),
+        CachedCommit(tmp_path, "c0ffee", url="", headers={}, again=""),
+        (weights,),
+        (weights,),
     )
     with pytest.raises(DiskFull, match=r"24\.0 GB have to come and 5\.0 GB are free.*20\.1 GB"):
         pull.check_room([share], tmp_path, again="fluxdrop models pull twin")
@@ -145,9 +148,13 @@ def test_a_name_that_nothing_has_is_wrong_usage_with_a_suggestion(pulled: Pull) 
 
 
 def test_two_pulls_of_one_file_do_not_get_into_each_others_way(
-    hub: FakeHub, own: Path, pulled: Pull
+    hub: FakeHub, own: Path, pulled: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub.utils import WeakFileLock
+
+    monkeypatch.setattr(
+        "huggingface_hub.utils.WeakFileLock", lambda lock, timeout: WeakFileLock(lock, timeout=0.1)
+    )
 
     etag = partial(own, hub.repos[REPO].files[WEIGHTS]).name.partition(".")[0]
     lock = repo_folder(own).parent / ".locks" / repo_folder(own).name / f"{etag}.lock"

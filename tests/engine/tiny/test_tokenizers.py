@@ -62,17 +62,17 @@ def test_tokenizers_are_made_the_same_each_time() -> None:
         "for make in (build_t5_tokenizer, build_clip_tokenizer):\n"
         "    print(sorted(make().get_vocab().items()))"
     )
-    made = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(made) == 1
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    here = (
+        sorted(make().get_vocab().items()) for make in (build_t5_tokenizer, build_clip_tokenizer)
+    )
+    assert made.splitlines() == list(map(str, here))
 
 
 def test_the_shipped_tokenizers_know_the_vocabulary() -> None:

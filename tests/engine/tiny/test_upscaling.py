@@ -110,6 +110,8 @@ def test_a_training_goes_on_where_it_stopped_and_draws_pairs_of_both_sizes(
     small, large = draw_pool(codec, 1)
     assert (small.shape[1:], large.shape[1:]) == ((3, 64, 64), (3, 128, 128))
     assert len(small) == len(large) == 128
+    assert all(map(torch.equal, (small, large), draw_pool(codec, 1)))
+    monkeypatch.setattr("tests.engine.tiny.upscaling.draw_pool", lambda *_: (small, large))
     device = torch.device("cpu")
     train_upscaler(codec, tmp_path / "net.pt", 1, 1, device)
     kept = torch.load(tmp_path / "net.pt", weights_only=True)

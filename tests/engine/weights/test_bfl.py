@@ -349,7 +349,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if scheme == "fp8r":
-        kept = lambda model, *given: replace(model, native="stored")  # noqa: E731
+        kept = lambda library, model, *given: replace(model, native="stored")  # noqa: E731
         monkeypatch.setattr(resolved_task, "as_published", kept)
     task = task_of("text2img", MODELS[part])
     executor = GpuThread(data, library=WithFile(data, file_of(part, scheme)), device="cpu")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from runner.engine.weights import fingerprint
-from runner.engine.weights.fingerprint import Hashes, are_unchanged, combined, stamps
+from runner.engine.weights.fingerprint import Hashes, are_unchanged, combined
 from runner.engine.weights.loading import telling
+from runner.files import stamp
 from tests.fake_hub import WEIGHTS, pipeline, put
 
 MIB = 2**20
@@ -126,7 +127,7 @@ def test_what_was_written_over_with_its_old_time_is_read_again(
     tmp_path: Path, memory: Path
 ) -> None:
     file = large(tmp_path / "a")
-    before, stat, known = Hashes(memory).file(file), file.stat(), stamps([file])
+    before, stat, known = Hashes(memory).file(file), file.stat(), {file: stamp(file)}
     with file.open("r+b") as stream:
         stream.write(b"another")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -215,16 +215,18 @@ def test_a_full_or_a_lost_device_says_nothing_about_its_products(
 def test_a_compiled_block_has_no_break_and_paints_the_same(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With torch's graph capture, which `fullgraph` refuses to leave; then of another size."""
+    """With torch's graph capture, which `fullgraph` refuses to leave; once then of another size."""
     import torch
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    (name, *_) = (each for each, (model, _) in SERVED.items() if model.family == family)
+    (*_, name) = (each for each, (model, _) in SERVED.items() if model.family == family)
     pipe = pipe_of(name).to(torch.bfloat16)
     put_into_int8(pipe.transformer)
-    plain = [painted(pipe, size=size) for size in (64, 96)]
+    # The layers of all families are the same, and with them what another size changes.
+    sizes = (64, 96) if family == "flux1" else (64,)
+    plain = [painted(pipe, size=size) for size in sizes]
     Speed(compile=True).apply(pipe)
-    assert [painted(pipe, size=size) for size in (64, 96)] == plain
+    assert [painted(pipe, size=size) for size in sizes] == plain
 
 
 def test_what_a_layer_holds_is_streamed_with_it(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
