@@ -20,13 +20,15 @@ MOST_NESTED = 10
 MANY = 1_000_000
 """Products are counted up to this."""
 
-_NAME = r"__([\w./*-](?:(?!__)[\w ./*-])*)__"
+# Whatever a file may be called: of what looks like a wildcard and is none, none is passed over.
+_NAME = r"__((?:(?!__)(?:[^{}|\\]|\\(?![{}|_])))+)__"
 _TOKEN = re.compile(
-    r"\\([{}|_])|(\$\{|%\{|\{\s*[~!@]|__[~!@]|__(?:(?!__)[\w./*-])+\()|" + _NAME + r"|([|}])|"
+    r"\\([{}|_])|(\$\{|%\{|\{\s*[~!@]|__[~!@](?=(?:(?!__)[^{}|])+__)|[0-9]{1,4}#(?=__)"
+    r"|__(?:(?!__)[^{}|\\()])+\((?=[^{}|()]*\)__))|" + _NAME + r"|([|}])|"
     r"\{(?:\s*([0-9]{1,4})?(-)?([0-9]{1,4})?\$\$(?:([^${}]*)\$\$)?)?"
 )
 _WEIGHT = re.compile(r"\s*(?:([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::\s*)?")
-_UNEXPANDED = re.compile(r"\{[^{}|]*\|[^{}]*\}|" + _NAME)
+_UNEXPANDED = re.compile(r"\{[^{}|]*\|[^{}]*\}|(?=__\S)" + _NAME)
 
 
 class ChoiceProblem(Exception):
@@ -79,7 +81,7 @@ def _parse(text: str, at: int, depth: int) -> tuple[Text, int, str]:
         start, at = token.span()
         escaped, other, wild, mark = token.group(1, 2, 3, 4)
         if other:
-            known = "variables, wraps, samplers and parameters are not understood"
+            known = "variables, wraps, samplers, `2#` and parameters are not understood"
             raise ChoiceProblem(start, f"{other!r}: {known} (`\\{{` is a plain brace)")
         if mark and depth:
             return tuple(filter(None, parts)), at, mark

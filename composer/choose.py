@@ -18,6 +18,8 @@ from specs.errors import Problem, SpecInvalid
 from specs.suggest import did_you_mean
 
 ALL = "all"
+EVERY = "*"
+"""A pattern, where a subject or a variable may be named like `ALL`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def choose(pack: Pack, compose: Mapping[str, Any]) -> Choice:
     variables: Sequence[Block | None]
     if not _all_names(pack, "variable"):
         variables = (None,)
-        if compose.get("variables", ALL) not in (ALL, []):
+        if compose.get("variables", ALL) not in (ALL, EVERY, []):
             problems.append(Problem(0, 0, "compose.variables", "the pack has no variables"))
     elif "variables" in compose:
         variables = _select(pack, "variable", compose["variables"], problems, skipped)

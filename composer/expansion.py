@@ -42,6 +42,9 @@ class Expansion:
         self._pack, self._choice, self.skipped = pack, choice, choice.skipped
         self._extra = Block("", "(extra)", " ".join(str(selected.get("extra", "")).split()))
         self._sample, self._sample_seed = selected.get("sample"), selected.get("sample_seed", 0)
+        alls = (("subject", pack.subjects), ("variable", pack.variables))
+        parts = (part for part, of in alls if ALL in of and selected.get(f"{part}s") == ALL)
+        self._notes = [f"{part}s: `all` is the one of that name: `'*'` is all" for part in parts]
         mode = selected.get("choices", pack.choices)
         self._expanded = bool(mode)
         self._texts: dict[str, Text] = {}
@@ -149,7 +152,8 @@ class Expansion:
         return expand.draw_base(expand.MAX_IMAGES)
 
     def warnings(self, prompts: Iterable[Assembled]) -> Iterator[str]:
-        """Those of the prompts, and that seeds were drawn for them."""
+        """Those of the prompts and the selection, and that seeds were drawn for them."""
+        yield from self._notes
         if "base" in vars(self):
             yield "no seed is given: every time other seeds are drawn, and with them other prompts"
         yield from (text for each in prompts for text in each.warnings(expanded=self._expanded))

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from composer.layers import FileProblem, decode
 from specs import schemas
-from specs.document import MAX_COLLECTED, MAX_DIGITS, UNFIT, Document, short
+from specs.document import MAX_COLLECTED, MAX_DIGITS, MAX_SCALAR, UNFIT, Document, short
 from specs.errors import Problem, SpecInvalid
 from specs.expand import MAX_IMAGES
 from specs.read import read
@@ -33,7 +33,7 @@ _NO_COLUMNS = frozenset(
     " on_error matrix loras reuse preview notify schema $schema result".split()
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
-_NEUTRALISED = re.compile(r"'(?=[=+\-@\t])")
+_NEUTRALISED = re.compile(r"'(?='*[=+\-@\t])")
 _TEXT_OR_NAN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
 _OPENAI_URL = "/v1/images/generations"
 _OPENAI_FIELDS = {
@@ -289,7 +289,9 @@ class _Reader:
         types, text = self._types.get(name, frozenset()), cell.strip()
         # Where lists are separated by semicolons, decimals have a comma.
         number = (text.replace(",", ".") if comma else text)[: MAX_DIGITS + 1]
-        if unfit := UNFIT.search(cell):
+        if len(cell) > MAX_SCALAR:
+            self.fault(row, name, f"text of more than {MAX_SCALAR:,} characters")
+        elif unfit := UNFIT.search(cell):
             self.fault(row, name, f"the character U+{ord(unfit.group()):04X} is not allowed")
         elif "boolean" in types and text.lower() in ("true", "false"):
             return text.lower() == "true"
@@ -301,7 +303,7 @@ class _Reader:
                 return read(text.encode(), json=True).value
             except SpecInvalid as error:
                 self.fault(row, name, f"not JSON: {error.problems[0].message}")
-        return _NEUTRALISED.sub("", cell, count=1) if cell[0] == "'" else cell
+        return cell[1:] if _NEUTRALISED.match(cell) else cell
 
     def row(self, number: int, record: dict[str, Any]) -> Iterator[Row]:
         """The row of a record, if it makes a valid spec."""

@@ -120,7 +120,7 @@ class Wildcards:
         return deepest
 
     def _named(self, name: str) -> list[str]:
-        name = block_name(name)
+        name = block_name(name).replace("\\", "/")
         if "*" in name:
             return sorted(each for each in self.files if fnmatchcase(each, name))
         return [name] if name in self.files else []

@@ -32,6 +32,7 @@ from runner.spool.store.names import (
     CLEAN_NAME,
     KEEP_SUFFIX,
     LEND_NAME,
+    SPEC_SUFFIXES,
     Names,
     file_key,
     holds_no_id,
@@ -158,9 +159,9 @@ def bring_images(
     named = [name for _, name in named_paths(spec)] if isinstance(spec, dict) else []
     for name in dict.fromkeys([*named, *in_rows]):
         steps = name.replace("\\", "/").split("/")
-        if name[:1] in ("/", "\\", "~", ".") or ".." in steps or ":" in name:
-            continue
-        if len(steps) > 1 and steps[0] in ("inbox", "outbox"):
+        elsewhere = ("", *("inbox", "outbox") * (len(steps) > 1))
+        name = "/".join(step for step in steps if step not in ("", "."))
+        if steps[0] in elsewhere or name[:1] in ("~", ".", "") or ".." in steps or ":" in name:
             continue
         image = beside(spec_file, name)
         try:
@@ -245,7 +246,8 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
     # A spec in the inbox takes the place of a job that does not hold its id.
     if recorded is not None and not holds_no_id(recorded["state"], recorded["images"]["total"]):
         return {**recorded, "id": job_id}
-    if any(is_there(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
+    waiting = [job_id] if is_spec(job_id) else [f"{job_id}{end}" for end in SPEC_SUFFIXES]
+    if any(is_file(home.inbox / name) for name in waiting):
         return {"id": job_id, "state": "submitted"}
     # Read again: the file may have left the inbox and become a job since the first read.
     return {**(reading.status(file) or {"state": "unknown"}), "id": job_id}

@@ -209,6 +209,17 @@ def test_a_submitted_file_is_found_by_its_name_however_long_that_is(
     spool.stop()
 
 
+def test_a_folder_named_like_a_rejected_job_is_not_taken_for_its_spec(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    for name in ("photos", "photos.yml"):
+        (spool.home.inbox / name).mkdir()
+    spool.drop("photos.yaml", "kind: nonsense\n")
+    spool.end("photos")
+    assert client.wait_until_over(spool.home, "photos", 0)["state"] == "rejected"
+    spool.stop()
+
+
 class Refusing:
     """An answer that the system refuses to give so often; `on` is when it counts."""
 

@@ -83,7 +83,7 @@ def run_compose(options: argparse.Namespace) -> int:
 
 def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
     """The spec that the arguments describe. Raises UsageProblem where no subject is named."""
-    from composer.choose import ALL
+    from composer.choose import ALL, EVERY
     from composer.packs import read_pack
 
     compose: dict[str, Any] = {"pack": options.pack}
@@ -93,7 +93,7 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         if named:
             compose[f"{part}s"] = named[0] if len(named) == 1 else named
         elif options.all:
-            compose[f"{part}s"] = ALL
+            compose[f"{part}s"] = EVERY
     if "subjects" not in compose:
         try:
             known = ", ".join(list(read_pack(home.prompts, options.pack).subjects)[:12])

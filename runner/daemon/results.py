@@ -24,6 +24,7 @@ COLUMNS = (
 )
 TABLES = CSV, JSONL, OPENAI = "results.csv", "results.jsonl", "results.openai.jsonl"
 _FORMULA = ("=", "+", "-", "@", "\t")
+"""What a text may not begin with, also behind apostrophes: a table loses the first of these."""
 
 Row = dict[str, Any]
 
@@ -121,7 +122,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_FORMULA):
+    if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA):
         return f"'{value}"
     return _json(value) if isinstance(value, (list, dict, bool)) else value
 

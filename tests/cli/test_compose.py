@@ -263,7 +263,7 @@ def test_queue_drops_the_spec_that_was_planned(here: Here) -> None:
     assert spec == {
         "kind": "text2img",
         "compose": {
-            "pack": "shapes", "subjects": "all", "variables": "all", "on_violation": "skip"
+            "pack": "shapes", "subjects": "*", "variables": "*", "on_violation": "skip"
         },
         "steps": 4, "tags": ["try", "out"], "window": "23:00-07:00",
     }  # fmt: skip

@@ -138,6 +138,18 @@ def test_an_image_beside_the_spec_is_brought_in_another_unicode_form_and_case(
     assert (here.home / "inbox" / "caf\u00e9.png").read_bytes() == b"a picture"
 
 
+def test_what_is_named_with_a_dot_is_brought_as_well(here: Here, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"a picture")
+    (tmp_path / "rows.csv").write_text("image\n./a.png\n", encoding="utf-8")
+    for fields in ("table: ./rows.csv", "matrix: {image: [./b.png, .//c.png]}"):
+        file = tmp_path / "dots.yaml"
+        file.write_text(f"kind: redux\nmodel: tiny\n{fields}\n", encoding="utf-8")
+        here("submit", str(file))
+    inbox = here.home / "inbox"
+    assert {p.name for p in inbox.glob("*.*")} >= {"rows.csv", "a.png", "b.png", "c.png"}
+
+
 def test_a_table_beside_the_spec_is_checked_there_and_brought_with_its_images(
     here: Here, tmp_path: Path
 ) -> None:

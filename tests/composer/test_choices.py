@@ -88,6 +88,8 @@ def test_a_text_has_these_choices(text: str, texts: list[str]) -> None:
         ("{!a|b}", 0, "not understood"),
         ("__~colour__", 0, "not understood"),
         ("__colour(x=1)__", 0, "not understood"),
+        ("__women's(x=1)__", 0, "not understood"),
+        ("a 2#__colour__", 2, "'2#': "),
         ("x" + "{" * 11 + "a" + "}" * 11, 11, "more than 10 braces"),
     ],
 )

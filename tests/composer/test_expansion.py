@@ -248,6 +248,24 @@ def test_blocks_whose_choices_cannot_be_read_are_left_out_unless_they_are_named(
     assert refusal(prompts, subjects=["three", "five"]) == [f"wildcards/open.txt:2:1 {lost}"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["hair+eyes", "women's", "a&b", "hair, long", "x@y", "100%", "sub\\tree", "e\u0301te\u0301",
+     "\u092b\u0942\u0932", "\u0e44\u0e21\u0e49", "a#$b"],
+)  # fmt: skip
+def test_a_wildcard_is_called_whatever_its_file_is(tmp_path: Path, name: str) -> None:
+    write_pack(tmp_path, subjects={"cup": f"a __{name}__ cup"}, fixed="", choices=True)
+    assert "there is no wildcard" in refusal_of(tmp_path)
+    write_wildcards(tmp_path / "wildcards", {f"{name}.txt".replace("\\", "/"): "red\n"})
+    assert texts(make_plan(spec(seed=1), tmp_path)) == ["a red cup"]
+
+
+def refusal_of(prompts: Path) -> str:
+    with pytest.raises(SpecInvalid) as caught:
+        make_plan(spec({"subjects": "cup"}, seed=1), prompts)
+    return str(caught.value)
+
+
 def test_of_thousands_of_unknown_wildcards_a_hundred_are_told(prompts: Path) -> None:
     block = " ".join(f"__x{n}__" for n in range(20_000))
     (prompts / "mugs" / "subjects" / "mug.txt").write_text(block, encoding="utf-8")
@@ -413,6 +431,16 @@ def test_a_bad_file_is_skipped_unless_it_is_named(tmp_path: Path) -> None:
         "mugs/subjects/bad.txt",
         "mugs/variable_dusk.txt",
     ]
+
+
+def test_where_a_block_is_named_all_a_star_means_all_and_the_word_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    write_pack(tmp_path, subjects={"all": "a cup", "mug": "a mug"}, fixed="")
+    named, every = (make_plan(spec({"subjects": s}, seed=1), tmp_path) for s in ("all", "*"))
+    assert (texts(named), texts(every)) == (["a cup"], ["a cup", "a mug"])
+    assert named.warnings == ("subjects: `all` is the one of that name: `'*'` is all",)
+    assert not every.warnings
 
 
 def test_where_all_variables_are_bad_no_prompt_is_made_without_one(tmp_path: Path) -> None:

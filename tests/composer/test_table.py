@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composer.plan import make_plan
@@ -102,6 +102,7 @@ def test_an_unknown_column_is_told_with_the_one_that_was_meant() -> None:
         ("prompt,steps\na,many\n", {}, "row 2, column steps: 'many' is not a whole number"),
         ("prompt,seeds\na,[1\n", {}, "row 2, column seeds: not JSON: "),
         ("prompt,seed\n,1\n", {}, "row 2: 'prompt' is required for text2img (or 'compose')"),
+        (f"prompt,x_a\na,{'x' * 65_537}\n", {}, "row 2, column x_a: text of more than 65,536"),
         ('prompt\n"a\n\nb"\nx\x07y\n', {}, "row 3, column prompt: the character U+0007"),
     ],
 )
@@ -208,6 +209,7 @@ TEXT = st.text(
 )
 
 
+@example([("'a'-b", 1, "'='+c"), ("''=1", 2, "'-"), ("'", 3, "''")])
 @given(st.lists(st.tuples(TEXT, st.integers(0, 2**32 - 1), TEXT), min_size=1, max_size=8))
 def test_rows_that_the_csv_module_writes_come_back_as_they_were(
     rows: list[tuple[str, int, str]],
@@ -218,11 +220,9 @@ def test_rows_that_the_csv_module_writes_come_back_as_they_were(
         writer.writerow(["prompt", "seed", "x_note"])
         expected = []
         for text, seed, note in rows:
-            prompt = f"a{text}"
-            neutral = _cell(note)
-            writer.writerow([prompt, seed, neutral])
-            kept = note if not (note[:1] == "'" and note[1:2] in tuple("=+-@\t")) else note[1:]
-            filled = {"x_note": kept} if neutral.strip() else {}
+            prompt = text if text.strip() else "a"
+            writer.writerow([_cell(prompt), seed, neutral := _cell(note)])
+            filled = {"x_note": note} if neutral.strip() else {}
             expected.append({"prompt": prompt, "seed": seed, **filled})
         assert fields(table(out.getvalue(), "a.tsv" if delimiter == "\t" else "a.csv")) == expected
 

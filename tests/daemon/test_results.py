@@ -27,7 +27,7 @@ kind: text2img
 model: tiny
 seed: 7
 count: 2
-matrix: {prompt: ["=a, \\"red\\" circle\\nat night", "猫\\u2028\\x85"]}
+matrix: {prompt: ["=a, \\"red\\" circle\\nat night", "猫\\u2028\\u2029"]}
 """
 
 
@@ -54,7 +54,7 @@ def test_a_bulk_job_has_a_row_for_each_image_in_both_files(spool: Spool) -> None
     assert [row["seed"] for row in raw] == [7, 8, 7, 8]
     assert [row["state"] for row in raw] == ["done"] * 3 + ["failed"]
     assert (raw[3]["reason"], raw[3]["message"]) == ("OutOfMemory", "too large")
-    assert raw[0]["prompt"] == '=a, "red" circle\nat night' and raw[2]["prompt"] == "猫\u2028\x85"
+    assert raw[0]["prompt"] == '=a, "red" circle\nat night' and raw[2]["prompt"] == "猫\u2028\u2029"
     # A spreadsheet takes what begins with = for a formula; numbers stay numbers.
     assert cells[0]["prompt"] == "'" + raw[0]["prompt"]
     assert (cells[0]["seed"], cells[0]["width"]) == ("7", str(raw[0]["width"]))

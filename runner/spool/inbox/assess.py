@@ -26,6 +26,7 @@ from runner.spool.inbox.inputs import (
     TABLE,
     Folders,
     hint_of,
+    is_absolute,
     matching,
     named_paths,
     place_of,
@@ -302,11 +303,12 @@ def _with_model(plan: Plan, catalogue: Catalogue) -> tuple[Mapping[str, Any], ..
 
 def _table_bytes(name: str, home: Home, beside: Beside) -> tuple[bytes, str]:
     """The bytes of a table; none, and what is waited for, while it is absent or being written."""
-    near = beside(name) if beside and not {"/", "\\"}.intersection(name) else None
-    if near and is_file(near):
-        return read_file(near, follow=True), ""
     try:
-        place, alike = Folders(home).find(place_of(name, home))
+        place = place_of(name, home)
+        near = beside(name) if beside and not is_absolute(name) else None
+        if near and is_file(near):
+            return read_file(near, follow=True), ""
+        place, alike = Folders(home).find(place)
         if snapshot := take(place, home):
             return snapshot.public(name), ""
     except JobFailed as error:
