@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,22 +132,15 @@ def test_a_command_that_fails_or_is_not_there_is_an_error() -> None:
     assert "cannot be started" in error_of({"command": ["no-such-program"]})
 
 
-def test_a_phone_is_told_in_words_by_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, str]] = []
-
-    class Apprise:
-        def add(self, address: str) -> bool:
-            return address.startswith("ntfys://")
-
-        def notify(self, **words: str) -> bool:
-            told.append(words)
-            return len(told) == 1
-
-    monkeypatch.setitem(sys.modules, "apprise", SimpleNamespace(Apprise=Apprise))
-    tell({"apprise": "ntfys://SECRET"})
-    text = "1 of 2 images: no memory is left"
-    assert told == [{"title": "hero failed", "body": text, "notify_type": "failure"}]
-    assert "could not tell it" in error_of({"apprise": "ntfys://SECRET"})
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # apprise imports it
+def test_a_phone_is_told_in_words_by_apprise() -> None:
+    with listening() as webhook:
+        tell({"apprise": f"json://127.0.0.1:{webhook.port}/SECRET"})
+        (told,) = webhook.contents
+        assert (told["title"], told["type"]) == ("hero failed", "failure")
+        assert told["message"] == "1 of 2 images: no memory is left"
+        webhook.answer = 500
+        assert "could not tell it" in error_of({"apprise": f"json://127.0.0.1:{webhook.port}/S"})
     assert "does not understand" in error_of({"apprise": "SECRET"})
 
 
