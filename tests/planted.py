@@ -35,7 +35,7 @@ STATUS: dict[str, Any] = {
 }  # fmt: skip
 HEALTH: dict[str, Any] = {
     "schema": 1, "pid": 1, "host": platform.node(), "system": sys.platform, "version": "1",
-    "state": "idle", "note": "a note",
+    "state": "idle", "note": "a note", "settings": "a note",
     "faults": [{"file": "inbox/x", "reason": "Internal", "message": "odd", "since": NOW}],
     "job": "cat", "models": ["tiny"],
     "slots": [
