@@ -32,14 +32,16 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_lend(options: argparse.Namespace) -> int:
     """Lend the device, and return when it is free; with a command, when that has ended."""
-    home, command = find_home(options.home), options.command
+    home, command = find_home(options.home), options.command[:]
     if options.end:
         text = "taken back" if client.take_back(home) else "it was not lent"
         print_answer(options, {"ok": True}, text)
         return 0
     seconds = _seconds_of(options.time)
-    if command and shutil.which(command[0]) is None:
+    if command and not (found := shutil.which(command[0])):
         raise UsageProblem(f"there is no command {command[0]!r}")
+    elif command:
+        command[0] = found
     # Until it is free: the end of this process takes it back.
     ours = lending.lent_to(os.getpid(), now=options.now)
     try:
@@ -90,7 +92,7 @@ def _run(home: Home, lent: Lent, command: list[str], seconds: float | None) -> i
 
     with taken_by(pass_on):
         try:
-            child = subprocess.Popen(command, executable=shutil.which(command[0]))
+            child = subprocess.Popen(command)
         except OSError as error:
             raise UsageProblem(f"{command[0]} cannot be started: {error.strerror}") from error
         until = None if seconds is None else time.time() + seconds

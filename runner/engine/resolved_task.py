@@ -164,11 +164,6 @@ class TaskResolver:
             known = self._known[space.key] = self._resolve_task(space)
         return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
-    def plan_anew(self, machine: Machine) -> None:
-        """Forget all plans: another part of the machine is free now."""
-        self.machine = machine
-        self._known.clear()
-
     def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
         plan = memory.after_out_of_memory(resolved.plan, resolved.space)

@@ -91,7 +91,7 @@ class PipelineCache:
         changed = measured.device == "cuda" and abs(measured.vram - before.vram) >= _NOTABLE
         if changed:
             # Of the host's memory what is loaded here would count as that of others.
-            self._resolver.plan_anew(replace(before, vram=measured.vram))
+            self._resolver = self._resolver_for(replace(before, vram=measured.vram))
         return changed
 
     def _measured(self) -> Machine:
@@ -156,8 +156,10 @@ class PipelineCache:
 
     @cached_property
     def _resolver(self) -> TaskResolver:
-        device = devices.describe(self.device)
-        return TaskResolver(self.library, self._measured(), device=device)
+        return self._resolver_for(self._measured())
+
+    def _resolver_for(self, machine: Machine) -> TaskResolver:
+        return TaskResolver(self.library, machine, device=devices.describe(self.device))
 
     def _stage(
         self,

@@ -137,7 +137,8 @@ def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
         assert number == 1234
         if error is not None:
             raise error(number)
-        return SimpleNamespace(create_time=lambda: 0.0)
+        running = psutil.STATUS_RUNNING
+        return SimpleNamespace(create_time=lambda: 0.0, status=lambda: running)
 
     held.write_bytes(b"\0" + text.encode())
     monkeypatch.setattr(psutil, "Process", process)
