@@ -125,6 +125,8 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
             log.info("the runner stops")
             is_stopped = daemon.is_asked_to_stop(0) and not options.json
             running = [record.id for record in daemon.ledger.running()]
+            if is_stopped:
+                print_message("stopping (a second Ctrl-C ends it at once)")
     if is_stopped:
         queued = (reading.health(home.health) or {}).get("queued", 0)
         left = left_text(home, running, max(queued - len(running), 0))

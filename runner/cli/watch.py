@@ -14,7 +14,7 @@ from signal import default_int_handler
 from typing import Any
 
 from runner import client, reading
-from runner.cli.output import add_verb, file_lines, nearest_job, print_message, show
+from runner.cli.output import add_verb, file_lines, nearest_job, print_message, runner_line, show
 from runner.cli.progress import Board
 from runner.errors import RunnerNeeded
 from runner.files import is_file, is_there
@@ -35,7 +35,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def run_watch(options: argparse.Namespace) -> int:
     """Show the runner's jobs until Ctrl-C or q, or the named jobs until they are over."""
     home = find_home(options.home)
-    if client.runner_health(home) is None:
+    if (health := client.runner_health(home)) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
 
     def states() -> dict[str, str]:
@@ -54,6 +54,8 @@ def run_watch(options: argparse.Namespace) -> int:
 
     named = bool(options.ids)
     board = Board(home, ids, as_json=options.json, named=named, whole=True)
+    if not (named or options.json or board.draws):
+        print_message(runner_line(health))
     # By a stop, too, the terminal is left as it was.
     with suppress(KeyboardInterrupt), taken_by(default_int_handler), ExitStack() as stack:
         keys = None

@@ -93,9 +93,10 @@ def test_watch_follows_named_jobs_until_they_are_over(runner: Runner) -> None:
 
 def test_watch_ends_well_on_ctrl_c(runner: Runner, tmp_path: Path) -> None:
     output = tmp_path / "watch"
-    runner.succeeded(runner.drop("cli-seen"))
     with started("watch", home=runner.home, output=output) as process:
-        eventually(lambda: b"cli-seen" in output.read_bytes(), "the watch to say something")
+        eventually(lambda: b"runner " in output.read_bytes(), "the watch to begin")
+        runner.drop("cli-seen")
+        eventually(lambda: b"cli-seen" in output.read_bytes(), "the watch to show the job")
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
     assert b"Traceback" not in output.read_bytes()

@@ -146,7 +146,7 @@ def test_watch_goes_on_while_the_system_refuses_a_look(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen red: one ESTALE of the health file ended it with a traceback."""
-    answers: list[Any] = [{}, OSError(errno.ESTALE, "stale"), {}, None, None]
+    answers: list[Any] = [HEALTH, OSError(errno.ESTALE, "stale"), HEALTH, None, None]
 
     def health(home: Home) -> Any:
         answer = answers.pop(0)
