@@ -53,6 +53,7 @@ HEALTH: dict[str, Any] = {
         }
     ],
     "watch": "events", "threads": {"main": 0.1}, "gpu": None, "started_at": NOW,
+    "receivers": [{"name": "phone", "error": None, "dropped": 0}],
     "lent": {"until": NOW, "pid": 1, "host": "x", "space": "abc", "since": NOW, "now": False},
     "updated_at": NOW, "interval_seconds": 0.05,
 }  # fmt: skip

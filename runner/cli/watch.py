@@ -125,7 +125,9 @@ class _Keys:
         # Without a desktop a browser of the terminal would be started, in this terminal.
         has_desktop = os.name == "nt" or sys.platform == "darwin"
         has_desktop |= bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-        return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{page}"
+        inside = page.is_relative_to(self._home.root)
+        shown = page.relative_to(self._home.root) if inside else page
+        return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{shown}"
 
 
 @contextmanager

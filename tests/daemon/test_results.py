@@ -75,7 +75,7 @@ def test_images_that_were_not_made_have_a_row_once_the_job_is_over(spool: Spool)
     spool.drop("hero.cancel", "")
     assert spool.end("hero")["state"] == "cancelled"
     assert [row["state"] for row in in_jsonl(spool)] == ["done", *["cancelled"] * 3]
-    assert [row["prompt"] for row in in_jsonl(spool)][2:] == ["猫"] * 2
+    assert [row["prompt"] for row in in_jsonl(spool)][2:] == ["猫\u2028\u2029"] * 2
 
 
 def test_the_prompts_of_a_pack_have_their_subjects_and_verdicts(spool: Spool) -> None:
