@@ -26,6 +26,8 @@ from zoneinfo import ZoneInfo
 import psutil
 
 from runner.daemon.daemon import Daemon
+from runner.gallery.rebuild import remove_gone
+from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home, Settings
 from runner.task import ImageTask
 from runner.wire import read_json
@@ -216,6 +218,10 @@ class Month:
                     self.found.append(f"wrong: {entry.name} has only {os.listdir(entry.path)}")
                 elif status["finished_at"] is not None:
                     self._over(entry.name, status["state"], status["images"]["done"], entry.path)
+        # As `clean` does.
+        gallery = Gallery(self.home.data / FOLDER, writing=True)
+        remove_gone(gallery, self.home.outbox)
+        gallery.close()
         (self.home.inbox / "runner.clean").touch()
         self._turn()
         process = psutil.Process()
@@ -236,7 +242,8 @@ class Month:
         self._seen[n] = 1
         self._states[state] += 1
         self._ready_at.pop(n, None)
-        shutil.rmtree(folder)
+        os.replace(folder, self.home.root / job)
+        shutil.rmtree(self.home.root / job)
 
     def _judge(self) -> None:
         """Nothing grows once the first days are over."""
