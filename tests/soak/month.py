@@ -190,7 +190,8 @@ class Month:
         daemon = self._daemon
         assert daemon is not None
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        daemon.intake.wake.set()
+        # As at the beginning of a drain: what was dropped since the last turn is not scanned yet.
+        daemon._scans_wanted = 0
         while not daemon._is_drained(wait_for_hours=False):
             assert daemon.worker.exit_code is None and time.monotonic() < deadline, "it hangs"
             daemon.step(0.01)
