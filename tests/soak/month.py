@@ -26,6 +26,8 @@ from zoneinfo import ZoneInfo
 import psutil
 
 from runner.daemon.daemon import Daemon
+from runner.gallery.rebuild import remove_gone
+from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home, Settings
 from runner.task import ImageTask
 from runner.wire import read_json
@@ -188,7 +190,8 @@ class Month:
         daemon = self._daemon
         assert daemon is not None
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        daemon.intake.wake.set()
+        # As at the beginning of a drain: what was dropped since the last turn is not scanned yet.
+        daemon._scans_wanted = 0
         while not daemon._is_drained(wait_for_hours=False):
             assert daemon.worker.exit_code is None and time.monotonic() < deadline, "it hangs"
             daemon.step(0.01)
@@ -216,6 +219,10 @@ class Month:
                     self.found.append(f"wrong: {entry.name} has only {os.listdir(entry.path)}")
                 elif status["finished_at"] is not None:
                     self._over(entry.name, status["state"], status["images"]["done"], entry.path)
+        # As `clean` does.
+        gallery = Gallery(self.home.data / FOLDER, writing=True)
+        remove_gone(gallery, self.home.outbox)
+        gallery.close()
         (self.home.inbox / "runner.clean").touch()
         self._turn()
         process = psutil.Process()
@@ -236,7 +243,8 @@ class Month:
         self._seen[n] = 1
         self._states[state] += 1
         self._ready_at.pop(n, None)
-        shutil.rmtree(folder)
+        os.replace(folder, self.home.root / job)
+        shutil.rmtree(self.home.root / job)
 
     def _judge(self) -> None:
         """Nothing grows once the first days are over."""
