@@ -79,11 +79,13 @@ def on_terminal(*arguments: str, home: Path, **environment: str) -> Iterator[Ter
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     here = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | environment
+    # The size is the terminal's own, whatever pytest's workers were told.
+    others = ("COLUMNS", "LINES", "DISPLAY", "WAYLAND_DISPLAY")
     process = subprocess.Popen(
         [sys.executable, "-m", "runner", *arguments, "--home", str(home)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        env={k: v for k, v in clean_environment(**here).items() if "DISPLAY" not in k},
+        env={k: v for k, v in clean_environment(**here).items() if k not in others},
     )  # fmt: skip
     os.close(theirs)
     try:
