@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from runner.engine.memory.devices import defer_import
 from tests.harness import Runner
 
 _SHOWN = 6000
+
+# Workers share the cores: where several compute, their threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests import diffusers, and it that: seconds of torch's compiler, as the runner knows.
 defer_import("bitsandbytes")

@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, require_finite, translation
@@ -26,6 +24,9 @@ from runner.engine.speed import Speed
 from runner.errors import Stopped, TimedOut
 from runner.job import Phase
 from runner.task import ImageTask
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 OnProgress = Callable[..., None]
 """Called with a phase, the step that was done, the number of steps, and a preview if one is due."""
@@ -120,7 +121,7 @@ class Piece:
 
 def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
-) -> list[Image]:
+) -> "list[Image]":
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,

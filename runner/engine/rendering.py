@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
-from typing import Any
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any
 
 from runner.engine import gpu
 from runner.engine.batching import Batching
@@ -31,6 +29,9 @@ from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _PACKAGES = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 
@@ -137,7 +138,7 @@ class Renderer:
     def _rendered(
         self,
         piece: Piece,
-        image: Image,
+        image: "Image",
         seconds: float,
         stages: Stages,
         warnings: tuple[str, ...],

@@ -45,6 +45,7 @@ def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other in so small products
     yield
     torch.set_num_threads(threads)
 

@@ -7,17 +7,17 @@ else is installed, so that the map does not depend on it.
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from PIL import Image as Pillow
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any
 
 from runner.engine.errors import translation
 from runner.engine.memory import devices
 from runner.errors import ModelMissing
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-def of(picture: Image, folder: Path, device: Any) -> Image:
+
+def of(picture: "Image", folder: Path, device: Any) -> "Image":
     """The depth map of a picture by the estimator of a folder, as RGB of the same size.
 
     Raises ModelMissing where the folder is not a complete estimator, OutOfMemory or DeviceLost
@@ -54,13 +54,14 @@ def _estimator(folder: Path) -> tuple[Any, Any]:
     return processor, model.eval()
 
 
-def depth_map(picture: Image, processor: Any, model: Any, device: Any) -> Image:
+def depth_map(picture: "Image", processor: Any, model: Any, device: Any) -> "Image":
     """The inverse depth of a picture, from 0 (farthest) to 255 (nearest), by one forward pass.
 
     The estimator takes float32 pixels of shape (1, 3, height, width) in a size of its processor's,
     and gives (1, height, width); the map is RGB in the size of the picture.
     """
     import torch
+    from PIL import Image as Pillow
 
     source = picture.convert("RGB")
     inputs = processor(images=source, return_tensors="pt")

@@ -186,13 +186,19 @@ def test_a_prior_that_is_replaced_under_its_own_name_is_loaded_at_the_next_task(
 def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> None:
     import torch
 
-    cpu = torch.device("cpu")
-    devices.use_threads(cpu, 34_000_000_000)
-    chosen = torch.get_num_threads()
-    devices.use_threads(cpu, 25_000_000)
-    assert torch.get_num_threads() == 1
-    devices.use_threads(cpu, 34_000_000_000)
-    assert torch.get_num_threads() == chosen
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    devices._default_threads.cache_clear()
+    try:
+        devices.use_threads(cpu, 34_000_000_000)
+        chosen = torch.get_num_threads()
+        devices.use_threads(cpu, 25_000_000)
+        assert torch.get_num_threads() == 1
+        devices.use_threads(cpu, 34_000_000_000)
+        assert torch.get_num_threads() == chosen == 2
+    finally:
+        torch.set_num_threads(before)
+        devices._default_threads.cache_clear()
 
 
 def test_what_others_hold_is_seen_before_each_load_and_changes_no_model_that_is_loaded(
