@@ -509,7 +509,11 @@ class Worker:
                 del job.numbers[number]
                 if image is not None:
                     batch[number] = image
-                    self._note_begun(key, job.record.seq, number)
+                    if key:
+                        self._awaited.add(key)
+                        self._begun[key] = job.record.seq, number
+                    if len(self._begun) > _MOST_BEGUN:
+                        del self._begun[next(iter(self._begun))]
         except OSError:
             job.give_back(batch)
             raise
@@ -522,13 +526,6 @@ class Worker:
         if seq and (self._writer.waiting or any(number in each.images for each in works)):
             self._awaited.add(key)
         return key in self._awaited
-
-    def _note_begun(self, key: str, seq: int, number: int) -> None:
-        if key:
-            self._awaited.add(key)
-            self._begun[key] = seq, number
-            if len(self._begun) > _MOST_BEGUN:
-                del self._begun[next(iter(self._begun))]
 
     def _copy_ahead(self) -> None:
         """Have pictures that exist copied while the slots make others, a few at each step."""
