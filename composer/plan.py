@@ -134,11 +134,16 @@ class Plan:
         return record
 
     def rows_left_out(self) -> list[dict[str, Any]]:
-        """Of each row that is left out its number and why, for the results."""
+        """Of each row that is left out its number, why, and what tells it, for the results."""
+        said: dict[int, Mapping[str, Any]] = {}
+        if self.table and self.dropped:
+            said = {**self.table.faulty, **{row.number: row.fields for row in self.table.rows}}
         rows: dict[int, dict[str, Any]] = {}
         for fault in sorted(self.dropped, key=lambda fault: fault.row):
             message = f"{fault.column}: {fault.message}" if fault.column else fault.message
-            row = {"row": fault.row, "reason": fault.reason, "message": message}
+            own = said.get(fault.row, {}).items()
+            told = {name: v for name, v in own if name in ("prompt", "seed") or name[:2] == "x_"}
+            row = {"row": fault.row, **told, "reason": fault.reason, "message": message}
             known = rows.setdefault(fault.row, row)
             if known is not row and len(known["message"]) < _LONG:
                 known["message"] += f"; {message}"

@@ -39,6 +39,8 @@ _OPENAI_URL = "/v1/images/generations"
 _OPENAI_FIELDS = {
     "prompt": "prompt", "n": "count", "output_format": "format", "seed": "seed", "model": "model",
 }  # fmt: skip
+_OPENAI_NAMES = {ours: theirs for theirs, ours in _OPENAI_FIELDS.items()}
+_OPENAI_NAMES |= dict.fromkeys(("width", "height"), "size")
 # Of the results of an earlier job, what is neither a field nor a part of a pack.
 _OF_RESULTS = frozenset("row file sha256 state reason message seconds verdict".split())
 _Record = tuple[int, dict[str, Any]]
@@ -68,7 +70,7 @@ class Row:
 class Table:
     """The rows of a table that can be made, its columns, and the faults of the others.
 
-    `custom_ids` are those of OpenAI's requests, by row.
+    `custom_ids` are those of OpenAI's requests, by row, and `faulty` what the other rows say.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Table:
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
     custom_ids: Mapping[int, str] = field(default_factory=dict)
+    faulty: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def where(self, row: int, column: str = "") -> str:
         """A cell, in words: "products.csv: row 17, column width"."""
@@ -127,7 +130,7 @@ def read_table(
     columns, faults = frozenset(reader.columns), tuple(reader.faults)
     custom_ids = {row: custom_id for custom_id, row in reader.custom_ids.items()}
     warnings = tuple(reader.warnings())
-    return Table(name, sha256, tuple(rows), columns, faults, warnings, custom_ids)
+    return Table(name, sha256, tuple(rows), columns, faults, warnings, custom_ids, reader.faulty)
 
 
 class _Reader:
@@ -136,9 +139,11 @@ class _Reader:
         self._base = {k: v for k, v in spec.items() if k not in ("table", "on_error")}
         self._fields = schemas.bundle(spec["kind"])["properties"]
         self._types = {key: _types(part) for key, part in self._fields.items()}
+        self._types |= dict.fromkeys(("subject", "variable"), frozenset({"array"}))
         self.columns: set[str] = set()
         self.faults: list[Fault] = []
         self.custom_ids: dict[str, int] = {}
+        self.faulty: dict[int, dict[str, Any]] = {}
         self._unknown: dict[str, None] = {}
         self._ignored: dict[str, None] = {}
 
@@ -177,9 +182,12 @@ class _Reader:
             record: dict[str, Any] = {}
             for place, cell in enumerate(row):
                 name = names[place] if place < len(names) else ""
+                if not name and place == 0 and cell.strip() == str(number - 2):
+                    continue  # the index that pandas writes in front
                 if not name and cell.strip():
                     message = f"the header has no such column: put text with {sign!r} in quotes"
-                    self.fault(number, str(place + 1), message)
+                    unnamed = "this column has no name (in pandas write `index=False`)"
+                    self.fault(number, str(place + 1), message if place else unnamed)
                 elif name in self.columns and cell.strip():
                     record[name] = self._value(number, name, cell, comma=sign != ",")
             if record:
@@ -195,7 +203,8 @@ class _Reader:
                 value = read(line.encode(), json=True).value if line.strip() else {}
             except SpecInvalid as error:
                 for problem in error.problems:
-                    self.fault(number, problem.path, f"{problem.message} (sign {problem.column})")
+                    message = problem.message.partition(": name a file")[0]
+                    self.fault(number, problem.path, f"{message} (sign {problem.column})")
                 continue
             if not isinstance(value, dict):
                 self.fault(number, "", f"{short(value)} is not a mapping: each line is one")
@@ -206,26 +215,26 @@ class _Reader:
             for name in self._asked(record):
                 if name not in self.columns:
                     self._column(number, name)
-            if record:
-                yield (
-                    number,
-                    {
-                        name: _whole(cell, self._types.get(name, ()))
-                        for name, cell in record.items()
-                        if name in self.columns and cell is not None and cell != ""
-                    },
-                )
+            said = {
+                name: _whole(cell, self._types.get(name, ()))
+                for name, cell in record.items()
+                if name in self.columns and cell is not None and cell != ""
+            }
+            # Of a row that was left out the results may say nothing that is a column.
+            if said or (record and not value.keys() >= _OF_RESULTS):
+                yield number, said
 
     def _request(self, number: int, value: dict[str, Any]) -> dict[str, Any]:
         """The spec fields of one of OpenAI's batch requests, with its `custom_id`; none of none."""
         body, custom_id = value.get("body"), value.get("custom_id")
+        if isinstance(custom_id, str) and custom_id:
+            if (first := self.custom_ids.setdefault(custom_id, number)) != number:
+                self.fault(number, "custom_id", f"{short(custom_id)} is that of line {first} too")
         if not (isinstance(body, dict) and isinstance(custom_id, str) and custom_id):
             self.fault(number, "", "a request has a `custom_id`, which is text, and a `body`")
             return {}
         if value.get("url", _OPENAI_URL) != _OPENAI_URL:
             self.fault(number, "url", f"only {_OPENAI_URL} is understood")
-        if (first := self.custom_ids.setdefault(custom_id, number)) != number:
-            self.fault(number, "custom_id", f"{short(custom_id)} is that of line {first} too")
         self.columns.add("custom_id")
         record: dict[str, Any] = {"custom_id": custom_id}
         for key, part in body.items():
@@ -302,14 +311,16 @@ class _Reader:
             try:
                 return read(text.encode(), json=True).value
             except SpecInvalid as error:
-                self.fault(row, name, f"not JSON: {error.problems[0].message}")
+                if name not in PARTS:  # these may be patterns
+                    self.fault(row, name, f"not JSON: {error.problems[0].message}")
         return cell[1:] if _NEUTRALISED.match(cell) else cell
 
     def row(self, number: int, record: dict[str, Any]) -> Iterator[Row]:
         """The row of a record, if it makes a valid spec."""
         own = takewhile(lambda fault: fault.row == number, reversed(self.faults))
         before = {fault.column for fault in own}
-        record.pop("custom_id", None)
+        names = _OPENAI_NAMES if record.pop("custom_id", None) else {}
+        self.faulty[number] = {**record}
         parts = {PARTS[name]: record.pop(name) for name in PARTS if name in record}
         merged = over(self._base, record)
         if parts:
@@ -323,10 +334,11 @@ class _Reader:
             if column in before or (before and not path):
                 continue
             if column in record or column in PARTS or not path:
-                self.fault(number, column, message)
+                self.fault(number, names.get(column, column), message)
             else:
                 self.fault(number, "", f"{path}: {message}")
         if not before and not checked.problems:
+            del self.faulty[number]
             yield Row(number, {key: checked.value[key] for key in record}, parts)
 
 

@@ -27,8 +27,8 @@ class ActiveJob:
     process ended during each of the `suspects`; `last` is the image that a slot was given last.
     `failure` is why the job must end. `previewed` is the slot whose preview is shown. Of the
     `unasked` it is yet to be seen whether their pictures exist already: none, where they are not to
-    be reused; of the `new` they do not. Where it `is_first` of its setup, that is not
-    known before an image of it is made.
+    be reused; of the `new` they did not, and what each of these asks for is its value. Where it
+    `is_first` of its setup, that is not known before an image of it is made.
     """
 
     record: Record
@@ -43,7 +43,7 @@ class ActiveJob:
     suspects: frozenset[int] = frozenset()
     previewed: str | None = None
     unasked: deque[int] = field(default_factory=deque)
-    new: set[int] = field(default_factory=set)
+    new: dict[int, str] = field(default_factory=dict)
     is_first: bool = False
 
     @property

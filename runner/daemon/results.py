@@ -24,7 +24,6 @@ COLUMNS = (
 )
 TABLES = CSV, JSONL, OPENAI = "results.csv", "results.jsonl", "results.openai.jsonl"
 _FORMULA = ("=", "+", "-", "@", "\t")
-"""What a text may not begin with, also behind apostrophes: a table loses the first of these."""
 
 Row = dict[str, Any]
 
@@ -58,7 +57,7 @@ class Results:
             rows[number] = row | {name: spec.get(name) for name in varied}
         found = [rows[number] for number in sorted(rows)]
         if left := self._ledger.rows_left_out(record.seq):
-            found += [_row({}, r, _over("skipped", r["reason"], r["message"]), None) for r in left]
+            found += [_row(r, r, _over("skipped", r["reason"], r["message"]), None) for r in left]
             found.sort(key=lambda row: int(row["row"]))
         files = {JSONL: "".join(_line(_shown(row)) for row in found)}
         if record.is_final:
@@ -122,6 +121,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: Any) -> Any:
+    # A table takes one apostrophe away in front of these.
     if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA):
         return f"'{value}"
     return _json(value) if isinstance(value, (list, dict, bool)) else value

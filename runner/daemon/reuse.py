@@ -76,8 +76,12 @@ class Reuse:
         self._lock = threading.Lock()
         self._wrong: set[str] = set()
 
-    def find(self, image: InFlight) -> tuple[Picture | None, bool]:
-        """The picture that may stand in for an image, if any; and whether that could be told."""
+    def find(self, image: InFlight) -> tuple[Picture | None, bool, str]:
+        """The picture that may stand in for an image, if any; whether that could be told; its key.
+
+        The key is that of all images that ask for the same, empty where an error prevents that.
+        """
+        key = ""
         try:
             fields = _fields(image.task, image.realised)
             key, suffix = asked_key(fields), PICTURE_SUFFIXES[image.realised.get("format", "png")]
@@ -88,14 +92,14 @@ class Reuse:
                     size = os.stat(file).st_size
                     alike.append(Picture(picture_id, key, made, sha256, size))
             if not alike:
-                return None, True
+                return None, True, key
             setup = self._setup(image.task, fields)
             now = self._gallery.last_made(setup) if setup else None
         except Exception as error:  # noqa: BLE001 the image can be made
             if not (isinstance(error, OSError) and is_absent(error)):
                 log.warning("pictures that exist cannot be looked for: %s", error)
-            return None, False
-        return next((each for each in alike if each.made == now), None), now is not None
+            return None, False, key
+        return next((each for each in alike if each.made == now), None), now is not None, key
 
     def keys(self, image: InFlight, facts: Mapping[str, Any]) -> dict[str, str]:
         """The keys of an image that was made, for its sidecar: `asked`, and `setup` if known."""

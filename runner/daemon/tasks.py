@@ -99,7 +99,8 @@ class TaskBuilder:
 def reuse_counts(assessment: Assessment, home: Home) -> dict[str, int] | None:
     """How many images of a spec are `new`, `reused` or `unknown`; None where it reuses none.
 
-    Unknown are those whose inputs or weights are not there, or of whose setup none was made.
+    Unknown are those whose inputs or weights are not there, or of whose setup none was made. Of
+    several that ask for the same the first is new.
     """
     if assessment.reason or not assessment.realised.get("reuse"):
         return None
@@ -113,11 +114,13 @@ def reuse_counts(assessment: Assessment, home: Home) -> dict[str, int] | None:
     )  # fmt: skip
     composed = [each for each, _ in assessment.composed], [each for _, each in assessment.composed]
     counts = {"new": 0, "reused": 0, "unknown": 0}
+    made: set[str] = set()
     for number in range(1, record.total + 1):
-        picture, known = None, False
+        picture, known, key = None, False, ""
         with suppress(JobFailed, OSError):
-            picture, known = reuse.find(builder.build(record, composed, number, place))
-        counts["reused" if picture else "new" if known else "unknown"] += 1
+            picture, known, key = reuse.find(builder.build(record, composed, number, place))
+        counts["reused" if picture or key in made else "new" if known else "unknown"] += 1
+        made |= {key} if known else set()
     return counts
 
 

@@ -54,6 +54,7 @@ from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.task import ImageTask
 from specs.errors import FluxdropError
+from specs.expand import MAX_IMAGES
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ _LOOK_SECONDS = 1.0
 # So long a job waits for a slot that is being made; then others have the next turn.
 _SOON_SECONDS = 10.0
 _ASKED_AT_ONCE = 32
+# Of so many images it is known what they asked for: two of the largest jobs.
+_MOST_BEGUN = 2 * MAX_IMAGES
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -82,6 +85,10 @@ class Worker:
         self._writer = writer
         self._builder = TaskBuilder(spool.home)
         self._reuse = Reuse(spool.home)
+        self._begun: dict[str, tuple[int, int]] = {}
+        """The newest image begun by what it asks for, where its job reuses: its job and number."""
+        self._awaited: set[str] = set()
+        """What of that is being made or written, as far as this filling of the slots has asked."""
         self._lookahead = Lookahead(spool.ledger, self._builder, executor)
         self._jobs: dict[int, ActiveJob] = {}
         self._own: dict[str, int] = {}
@@ -346,6 +353,7 @@ class Worker:
         # The writer wakes the worker when it has written some.
         while again and not self._writer.is_full:
             chosen: list[tuple[str, ActiveJob, dict[int, InFlight]]] = []
+            self._awaited.clear()
             try:
                 for slot in slots:
                     if slot.state in (SlotState.STARTING, SlotState.LOST):
@@ -371,7 +379,7 @@ class Worker:
                 return job, {}
             if batch := self._next_batch(slot, job, ready):
                 return job, batch
-            if job.reuses and self._writer.is_full:
+            if job.may_go_on:
                 return job, {}
         return None
 
@@ -470,8 +478,8 @@ class Worker:
         """The next image, with those after it that are like it; empty where none can be built.
 
         An image of which no task can be built fails and is skipped, and one whose picture exists is
-        copied, where that is asked for. One during which a process
-        ended is made alone, so that the next end is charged to it or to no one.
+        copied, where that is asked for; while that picture is made, others come first. One during
+        which a process ended is made alone, so that the next end is charged to it or to no one.
         """
         batch: dict[int, InFlight] = {}
         # Nothing is gained where one slot takes all, and others have none.
@@ -479,27 +487,45 @@ class Worker:
         if job.is_alone(slot.name):
             size = 1
         try:
-            while job.numbers and len(batch) < size:
-                number = next(iter(job.numbers))
-                if batch and number in job.suspects:
+            for number in [*job.numbers]:
+                if len(batch) >= size or (batch and number in job.suspects):
                     break
-                image = self._build(job, number)
-                asks = job.reuses and number not in job.new
-                if image is not None and asks and self._copy(job, image):
-                    del job.numbers[number]
-                    if self._writer.is_full:
-                        break
+                key = job.new.get(number, "")
+                if key in self._awaited and not job.suspects:
                     continue
+                image = self._build(job, number)
+                if image is not None and job.reuses and (not key or key in self._begun):
+                    exists, key = self._copy(job, image)
+                    if exists:
+                        del job.numbers[number]
+                        if self._writer.is_full:
+                            break
+                        continue
+                    if self._is_awaited(key) and not job.suspects:
+                        continue
                 first = next(iter(batch.values()), None)
                 if image is not None and first is not None and not image.task.is_like(first.task):
                     break
                 del job.numbers[number]
                 if image is not None:
                     batch[number] = image
+                    if key:
+                        self._awaited.add(key)
+                        self._begun[key] = job.record.seq, number
+                    if len(self._begun) > _MOST_BEGUN:
+                        del self._begun[next(iter(self._begun))]
         except OSError:
             job.give_back(batch)
             raise
         return batch
+
+    def _is_awaited(self, key: str) -> bool:
+        """Whether what an image asks for is being made, or may lie with the writer."""
+        seq, number = self._begun.get(key, (0, 0))
+        works = (each for each in self.dispatches.values() if each.job.record.seq == seq)
+        if seq and (self._writer.waiting or any(number in each.images for each in works)):
+            self._awaited.add(key)
+        return key in self._awaited
 
     def _copy_ahead(self) -> None:
         """Have pictures that exist copied while the slots make others, a few at each step."""
@@ -514,7 +540,7 @@ class Worker:
                 number = job.unasked.popleft()
                 if number in job.numbers:
                     image = self._build(job, number)
-                    exists = image is None or self._copy(job, image)
+                    exists = image is None or self._copy(job, image)[0]
                     if exists:
                         del job.numbers[number]
                     elif exists is None and not job.rendered:
@@ -524,17 +550,20 @@ class Worker:
             else:
                 self.wake()
 
-    def _copy(self, job: ActiveJob, image: InFlight) -> bool | None:
-        """Have the picture of an image copied where it exists; None where that is not known yet."""
+    def _copy(self, job: ActiveJob, image: InFlight) -> tuple[bool | None, str]:
+        """Have the picture of an image copied where it exists; None where that is not known yet.
+
+        Also the key of what it asks for.
+        """
         number = image.task.index
-        picture, known = self._reuse.find(image)
+        picture, known, key = self._reuse.find(image)
         if picture is None:
             if known:
-                job.new.add(number)
-            return False if known else None
+                job.new[number] = key
+            return (False if known else None), key
         files = partial(self._reuse.copied, picture, job.record, image)
         self._writer.save(copied(job.record, number, picture.bytes, files))
-        return True
+        return True, key
 
     def _start(self, chosen: Sequence[tuple[str, ActiveJob, dict[int, InFlight]]]) -> bool:
         """Record what slots are given in one go, and start it; whether a job was cancelled."""

@@ -133,13 +133,15 @@ def test_a_file_without_rows_is_refused_with_what_to_do(
 
 
 def test_each_faulty_line_is_told_and_the_others_are_rows() -> None:
-    found = table('{"prompt":"a"}\n{bad\n[1]\n{"prompt":"b","promt":1}\n{"seed":"x"}\n', "a.jsonl")
+    lines = '{"prompt":"a"}\n{bad\n[1]\n{"prompt":"b","promt":1}\n{"seed":"x"}\nhere\n'
+    found = table(lines, "a.jsonl")
     assert told(found) == [
         "a.jsonl: line 2: expected a key in double quotes (sign 2)",
         "a.jsonl: line 3: [1] is not a mapping: each line is one",
         "a.jsonl: line 4, key promt: unknown column 'promt' (did you mean 'prompt'?)",
         "a.jsonl: line 5: 'prompt' is required for text2img (or 'compose')",
         "a.jsonl: line 5, key seed: 'x' is not a whole number",
+        "a.jsonl: line 6: this is not JSON (sign 1)",
     ]
     assert [row.number for row in found.rows] == [1]
 
@@ -167,6 +169,9 @@ def test_the_results_of_a_job_are_a_table_again(name: str) -> None:
     found = table("\n".join(lines) if name.endswith("csv") else json.dumps(row), name)
     assert fields(found) == [{"prompt": "a mug", "seed": 7}]
     assert len(found.warnings) == 1 and "`sha256`" in found.warnings[0]
+    skipped = {**dict.fromkeys(COLUMNS), "row": 3, "state": "skipped"}
+    both = table("\n".join(map(json.dumps, (row, skipped))), "r.jsonl")
+    assert fields(both) == fields(found)
     assert "unknown column 'verdict'" in str(told(table("prompt,verdict\na,ok\n")))
 
 
@@ -195,13 +200,28 @@ def test_a_request_that_is_none_is_told_with_its_line() -> None:
         {**BATCH, "body": BODY},
         {**BATCH, "custom_id": "c", "url": "/v1/images/edits", "body": {**BODY, "size": "big"}},
         {"prompt": "a"},
+        {**BATCH, "custom_id": "d", "body": "x"},
+        {**BATCH, "custom_id": "e", "body": {**BODY, "n": 0, "size": "65x64"}},
     ]
-    assert told(table("\n".join(map(json.dumps, lines)), "b.jsonl")) == [
+    found = table("\n".join(map(json.dumps, lines)), "b.jsonl")
+    assert found.custom_ids[5] == "d"
+    assert told(found) == [
         "b.jsonl: line 2, key custom_id: 'a' is that of line 1 too",
         "b.jsonl: line 3, key url: only /v1/images/generations is understood",
         "b.jsonl: line 3, key size: 'big' is not a size like 1024x1024",
         "b.jsonl: line 4: a request has a `custom_id`, which is text, and a `body`",
+        "b.jsonl: line 5: a request has a `custom_id`, which is text, and a `body`",
+        "b.jsonl: line 6, key n: 0 is less than the minimum of 1",
+        "b.jsonl: line 6, key size: 65 is not a multiple of 16 (64 and 80 are)",
     ]
+
+
+def test_a_cell_may_have_several_subjects_and_an_index_of_pandas_is_passed_over() -> None:
+    packed = {"compose": {"pack": "mugs"}}
+    found = table(',subject\n0,"[""a"", ""b""]"\n1,[ab]*\n', **packed)
+    assert [row.parts for row in found.rows] == [{"subjects": ["a", "b"]}, {"subjects": "[ab]*"}]
+    (said,) = told(table(",prompt\n0,a\n5,b\n"))
+    assert "row 3, column 1: this column has no name (in pandas" in said
 
 
 TEXT = st.text(

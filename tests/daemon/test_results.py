@@ -165,7 +165,7 @@ def test_a_batch_of_openais_is_answered_in_its_own_form_request_by_request(spool
 
 def test_a_row_that_is_left_out_is_a_row_of_the_results_also_after_a_retry(spool: Spool) -> None:
     """Seen red: the first hundred were told in the warnings, and none in the results."""
-    put(spool, "p.csv", "prompt,width\na,65\nb,64\nc,a lot\n")
+    put(spool, "p.csv", "prompt,width,seed,x_n\na,65,1,m\nb,64,2,\nc,a lot,3,\n")
     spool.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: p.csv\non_error: skip\n")
     spool.end("hero")
     spool.drop("hero.retry", "")
@@ -173,10 +173,12 @@ def test_a_row_that_is_left_out_is_a_row_of_the_results_also_after_a_retry(spool
     for job in ("hero", "hero-2"):
         rows = [(r["row"], r["state"], r["reason"], r["prompt"]) for r in in_jsonl(spool, job)]
         assert rows == [
-            (2, "skipped", "SchemaInvalid", None),
+            (2, "skipped", "SchemaInvalid", "a"),
             (3, "done", None, "b"),
-            (4, "skipped", "SchemaInvalid", None),
+            (4, "skipped", "SchemaInvalid", "c"),
         ]
+        assert [row["seed"] for row in in_jsonl(spool, job)] == [1, 2, 3]
+        assert in_jsonl(spool, job)[0]["x_n"] == "m"
     assert in_csv(spool)[0]["message"] == "width: 65 is not a multiple of 16 (64 and 80 are)"
 
 

@@ -89,6 +89,29 @@ def test_only_what_is_new_is_made(spool: Spool) -> None:
     run(spool, "three", MANY, 0, 4)
 
 
+def test_what_is_asked_for_twice_is_made_once_within_a_job_and_at_the_seam_of_two(
+    spool: Spool,
+) -> None:
+    """Seen red: 12 and 4 made."""
+    spool.stop()
+    rows = "".join(f"a red circle,{5 + n // 4}\n" for n in range(12))
+    (spool.home.inbox / "rows.csv").write_text(f"prompt,seed\n{rows}")
+    spool.drop("one.yaml", "kind: text2img\nmodel: tiny\ntable: rows.csv\nreuse: true\n")
+    spool.drop("two.yaml", "kind: text2img\nmodel: tiny\ntable: rows.csv\nreuse: true\n")
+    spool.start()
+    counts = (spool.end(job)["images"] for job in ("one", "two"))
+    assert sorted((each["done"], each["reused"]) for each in counts) == [(12, 9), (12, 12)]
+    assert len(spool.device.started) == 3
+
+
+def test_what_was_awaited_and_failed_is_made_by_the_next_that_asks_for_it(spool: Spool) -> None:
+    spool.device.failing["one", 1] = ("Internal", "no")
+    (spool.home.inbox / "rows.csv").write_text("prompt,seed\n" + "a red circle,5\n" * 3)
+    spool.drop("one.yaml", "kind: text2img\nmodel: tiny\ntable: rows.csv\nreuse: true\n")
+    counted = spool.end("one")["images"]
+    assert (counted["done"], counted["failed"], counted["reused"]) == (2, 1, 1)
+
+
 def test_a_copy_is_as_good_as_what_it_was_copied_from(spool: Spool) -> None:
     """Seen red: with the keys of the first left out of the sidecar of the second."""
     run(spool, "one", MANY, 0, 4)

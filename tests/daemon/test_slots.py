@@ -491,3 +491,17 @@ def test_a_drain_to_which_no_slot_comes_ends_with_a_note(
     outcome = daemon_of(two).drain()
     assert outcome.note == "no slot is ready" and not outcome.all_well
     two.until(lambda: two.status("hero")["state"] == "queued")
+
+
+def test_what_another_slot_makes_is_not_made_twice_and_what_comes_after_it_goes_first(
+    two: Spool,
+) -> None:
+    """Seen red: `a` and `b` made the same picture."""
+    (two.home.inbox / "rows.csv").write_text("prompt,seed\na,5\na,5\nb,6\na,5\n")
+    two.drop("hero.yaml", "kind: text2img\nmodel: tiny\ntable: rows.csv\nreuse: true\n")
+    until_at_work(two, a=("hero", 1), b=("hero", 3))
+    finish(two, "b")
+    until_at_work(two, a=("hero", 1))
+    finish(two, "a")
+    counted = two.end("hero")["images"]
+    assert (counted["done"], counted["reused"]) == (4, 2)

@@ -282,7 +282,7 @@ class Controls:
             base_seed=record.base_seed,
             total=record.total,
             realised=realised,
-            warnings=record.warnings,
+            warnings=record.warnings[: record.foreseen],
         )
         return self._ledger.accept(again, identity, composed)
 

@@ -97,7 +97,7 @@ class Ledger(Queries):
     ) -> Record:
         """Record the job of a file in the inbox, which is known until it is answered."""
         with self.transaction():
-            record = self.insert(record, composed)
+            record = self.insert(replace(record, foreseen=len(record.warnings)), composed)
             self._run("INSERT INTO unanswered VALUES (?, ?)", identity, record.seq)
             if record.is_final:
                 self._announce(record)

@@ -17,7 +17,8 @@ class Record:
     """One job in the ledger; a column for each fact, see schema/.
 
     `realised` is the validated spec, and `inputs` maps the paths it names to the copies' file
-    names. What holds the job back are independent facts; `why` says which of them a status shows.
+    names. The first `foreseen` of the `warnings` came with the spec, the others while it ran. What
+    holds the job back are independent facts; `why` says which of them a status shows.
     """
 
     seq: int
@@ -56,6 +57,7 @@ class Record:
     inputs: Mapping[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    foreseen: int | None = None
     started_at: str | None = None
     finished_at: str | None = None
 

@@ -403,6 +403,19 @@ def test_a_job_that_missed_an_input_can_be_run_again_once_the_file_is_there(
         spool.stop()
 
 
+def test_a_retry_has_the_warnings_of_the_spec_and_not_those_of_the_run_before(spool: Spool) -> None:
+    (spool.home.inbox / "good.png").write_bytes(png())
+    (spool.home.inbox / "bad.png").write_bytes(b"no picture")
+    spec = EDIT.format(image="good.png").replace("image: good.png", "")
+    spool.drop("edit.yaml", spec + "matrix: {image: [good.png, bad.png]}\n")
+    run = spool.end("edit")["warnings"]
+    (spool.home.inbox / "bad.png").write_bytes(png())
+    spool.drop("edit.retry", "")
+    again = spool.end("edit-2")
+    assert again["state"] == "succeeded"
+    assert again["warnings"] == [text for text in run if not text.startswith("bad.png: ")] != run
+
+
 def test_a_job_that_was_cancelled_while_it_waited_can_be_run_again(spool: Spool) -> None:
     spool.drop("edit.yaml", EDIT.format(image="late.png"))
     spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")

@@ -161,6 +161,21 @@ def test_a_home_of_the_seventh_schema_goes_on_and_so_does_its_gallery(
     gallery.close()
 
 
+def test_a_home_of_the_eighth_schema_goes_on_and_a_retry_has_no_warning_of_the_run_before(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("warned")
+    spool.start()
+    assert spool.end("cut")["images"]["done"] == 2
+    assert spool.device.started == [("cut", 2)]
+    assert len(spool.status("vary")["warnings"]) == 1
+    for name in ("good.png", "bad.png"):
+        Image.new("RGB", (64, 64), "red").save(spool.home.inbox / name)
+    spool.drop("vary.retry", "")
+    again = spool.end("vary-2")
+    assert (again["state"], again["warnings"]) == ("succeeded", [])
+
+
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
     left: Callable[[str], Spool],
 ) -> None:
