@@ -76,8 +76,9 @@ def main() -> int:
         passed = [_inspected(npx, home, *look) for look in LOOKS]
         port = free_port()
         # The suite is a page of this machine, and sends no token.
-        origin = f"http://localhost:{port}"
-        with http(home, "--allow-origin", origin, port=port) as address:
+        hosts = ("localhost", "127.0.0.1")
+        origins = [f"--allow-origin=http://{host}:{port}" for host in hosts]
+        with http(home, *origins, port=port) as address:
             passed += [_conforms(npx, address, scenario) for scenario in SCENARIOS]
     print(f"{sum(passed)} of {len(passed)} passed")
     return 0 if all(passed) else 1

@@ -249,7 +249,7 @@ def _cuda() -> Device:
 
 def _install(build: str) -> str:
     return (
-        "pip install --force-reinstall 'torch>=2.9,<2.14' --index-url "
+        f'"{sys.executable}" -m pip install --force-reinstall "torch>=2.9,<2.14" --index-url '
         f"https://download.pytorch.org/whl/{build}"
     )
 
