@@ -35,6 +35,7 @@ PAGES = [
         ROOT / "specs" / "inbox-readme.md",
         ROOT / "composer" / "README.md",
         ROOT / "prompts" / "README.md",
+        *sorted(ROOT.glob("runner/*/README.md")),
     )
     if file.is_file()
 ]

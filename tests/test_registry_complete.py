@@ -179,7 +179,7 @@ def test_whatever_lists_the_models_that_take_a_negative_prompt_lists_the_same() 
         if any(serving.negative for serving in model.serves.values())
     }
     pages = {
-        "README.md": r"`negative_prompt` \(([^;]+);",
+        "runner/engine/README.md": r"`negative_prompt` \(([^;]+);",
         "specs/README.md": r"It works with ([^(]+)\(text2img, kontext\)",
     }
     said = {file: re.search(each, (ROOT / file).read_text("utf-8")) for file, each in pages.items()}
