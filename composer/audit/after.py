@@ -4,9 +4,9 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from composer.audit.reading import Mark
-from composer.audit.terms import Mention
-from composer.audit.text import Text
+from composer.audit.mentions import Mention
+from composer.audit.reading import Reading
+from composer.audit.scope import Mark
 from composer.audit.tokens import DASHES, WORDS, Kind
 
 _WORDS_BESIDE = 3
@@ -16,7 +16,7 @@ _LONGEST = 5
 _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
-def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
+def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
     if affix := _affix(text, mention, mark):
         return affix
@@ -35,7 +35,7 @@ def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | Non
     return None
 
 
-def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
+def affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
     cue, last, both = mark.cue.split()[0], mention.last, ""
     if _free_after(text, mention) and cue not in ("no", "avoid"):
@@ -53,14 +53,14 @@ def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
 
 
-def _undone(text: Text, at: int) -> str:
+def _undone(text: Reading, at: int) -> str:
     """The verb at the end of a phrase under which a negation affirms: "ohne Text zu vergessen"."""
     kinds, words = text.lexicon.kinds, text.words_after(at - 1, 8)
     verb = next((word for word in words if kinds(word) & {"undone", "show", "no", "without"}), "")
     return verb if "undone" in kinds(verb) else ""
 
 
-def _is_let(text: Text, mention: Mention) -> bool:
+def _is_let(text: Reading, mention: Mention) -> bool:
     """Whether "let" affirms a mention: "don't let the dog leave", not "don't let a dog appear"."""
     first, last = mention.first, mention.last
     is_let = any(text.word(at) in ("let", "letting") for at in range(first - 3, first))
@@ -68,7 +68,7 @@ def _is_let(text: Text, mention: Mention) -> bool:
     return is_let and not appears
 
 
-def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
+def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     """A negating prefix or suffix: "text-free", "non-stick"."""
     first = mention.first
     if mark is not None and not mark.negated and mark.rule == "double-negation":
@@ -86,7 +86,7 @@ def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     return Mark(True, "affix", "non") if text.word(first - 1) == "non" else None
 
 
-def _free_after(text: Text, mention: Mention) -> str:
+def _free_after(text: Reading, mention: Mention) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
     last = mention.last
     if text.mark(last) is Kind.HYPHEN:
@@ -100,7 +100,7 @@ def _free_after(text: Text, mention: Mention) -> str:
     return ""
 
 
-def _suspended(text: Text, at: int) -> str:
+def _suspended(text: Reading, at: int) -> str:
     # Each word of the list brings its hyphen and a comma or a conjunction.
     for index in range(at, min(at + 3 * _WORDS_BESIDE, len(text.tokens))):
         mark, word = text.mark(index), text.word(index)
@@ -112,7 +112,7 @@ def _suspended(text: Text, at: int) -> str:
     return ""
 
 
-def _answer_at(text: Text, at: int) -> str:
+def _answer_at(text: Reading, at: int) -> str:
     """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
     mark = text.tokens[at].text if at < len(text.tokens) else ""
     if mark == "," and text.word(at + 1) == "none":
@@ -130,7 +130,7 @@ def _answer_at(text: Text, at: int) -> str:
     return words if "answer" in text.kinds(at) and ends else ""
 
 
-def _predicates(text: Text, mention: Mention) -> list[int]:
+def _predicates(text: Reading, mention: Mention) -> list[int]:
     """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
     at = mention.last
     places, nouns, limit = [at], 0, min(at + 14, len(text.tokens))
@@ -169,12 +169,12 @@ _NO_NOUNS = frozenset(
 )
 
 
-def _is_noun(text: Text, at: int) -> bool:
+def _is_noun(text: Reading, at: int) -> bool:
     other = text.word(at) in ("", "no", "left", "out", "but", "and", "or")
     return not other and not text.kinds(at) & _NO_NOUNS
 
 
-def _joined_subject(text: Text, at: int, limit: int) -> bool:
+def _joined_subject(text: Reading, at: int, limit: int) -> bool:
     """Whether a list of subjects ends with a conjunction, as in "A, B and C"."""
     for index in range(at, limit):
         slash = text.mark(index) in (Kind.AND, Kind.SLASH)
@@ -185,7 +185,7 @@ def _joined_subject(text: Text, at: int, limit: int) -> bool:
     return False
 
 
-def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
+def _says_absent(text: Reading, mention: Mention, at: int) -> tuple[bool, str]:
     """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
     index, negator, finite = _verbs(text, at)
     word, kinds = text.word(index), text.kinds(index)
@@ -213,7 +213,7 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     return False, ""
 
 
-def _verbs(text: Text, at: int) -> tuple[int, str, bool]:
+def _verbs(text: Reading, at: int) -> tuple[int, str, bool]:
     """Where the auxiliaries and adverbs from `at` on end, their negation, and if one is finite."""
     index, negator, finite = at, "", False
     while index < at + 7:
@@ -232,7 +232,7 @@ def _verbs(text: Text, at: int) -> tuple[int, str, bool]:
     return index, negator, finite
 
 
-def _is_presence(text: Text, index: int) -> bool:
+def _is_presence(text: Reading, index: int) -> bool:
     """Whether a word after a negation is one of presence: "not visible", "not in frame"."""
     word, after = text.word(index), text.word(index + 1)
     if word in ("to", "anywhere") or (word in ("in", "within") and _sees(text, index)):
@@ -241,17 +241,17 @@ def _is_presence(text: Text, index: int) -> bool:
     return "present" in text.kinds(index) and not acts and "manner" not in text.kinds(index + 1)
 
 
-def _ends(text: Text, index: int) -> bool:
+def _ends(text: Reading, index: int) -> bool:
     """Whether a phrase ends at a token."""
     return text.mark(index) not in (*WORDS, Kind.HYPHEN, Kind.SLASH)
 
 
-def _sees(text: Text, index: int) -> bool:
+def _sees(text: Reading, index: int) -> bool:
     """Whether one of the three words after a token is "frame", "picture" or the like."""
     return any("visibility" in text.kinds(at) for at in range(index + 1, index + 4))
 
 
-def _gone_at(text: Text, index: int, finite: bool) -> int:
+def _gone_at(text: Reading, index: int, finite: bool) -> int:
     """How many tokens a predicate of absence has that begins at a token: "out of the question"."""
     words: list[str] = []
     for at in range(index, len(text.tokens)):
@@ -266,7 +266,7 @@ def _gone_at(text: Text, index: int, finite: bool) -> int:
     return 0
 
 
-def _kept(text: Text, mention: Mention) -> bool | None:
+def _kept(text: Reading, mention: Mention) -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
         if "keep" in text.kinds(index):
@@ -276,7 +276,7 @@ def _kept(text: Text, mention: Mention) -> bool | None:
     return None
 
 
-def _is_subject(text: Text, mention: Mention, finite: bool) -> bool:
+def _is_subject(text: Reading, mention: Mention, finite: bool) -> bool:
     """Whether a mention is no object of the words before it: "glare on the label is not shown"."""
     for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
         word, kinds = text.word(index), text.kinds(index)

@@ -3,7 +3,7 @@
 import unicodedata
 
 from composer.audit.normalise import LOOKALIKES, normalise
-from composer.audit.reading import Mark
+from composer.audit.scope import Mark
 from composer.audit.terms import Term
 
 _THERE = {

@@ -6,16 +6,26 @@ the noun phrase after a cue, then its list. A word counts as not covered where t
 
 from dataclasses import dataclass, replace
 
-from composer.audit.items import Item, cut_items
-from composer.audit.lexicon import Cue, Effect
-from composer.audit.plain import after_word
-from composer.audit.reading import Mark, Reading, Scope, ended, negation
-from composer.audit.text import Text
+from composer.audit.lexicon import Effect
+from composer.audit.reading import Item, Reading
 from composer.audit.tokens import DASHES, WORDS, Kind, Token
-from composer.audit.turns import after_cue
+from composer.audit.turns import Scope, after_cue, after_word, ended, negation
 
 _BULLETS = ("-", "*", "•", "·", "+")
 _NEVER = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The result for one word: whether a negation covers it, and the cue and rule that decided.
+
+    `ended` is what ended the negation of `cue`, where one did.
+    """
+
+    negated: bool
+    rule: str
+    cue: str
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +46,6 @@ class _State:
     universal: int = _NEVER  # the last token such as "everything" or "anything"
     brackets: _Level | None = None
     quotes: _Level | None = None
-
-
-def read(text: Text) -> Reading:
-    """Find the cues of a text, and cut it into items."""
-    cues: dict[int, tuple[Cue, int]] = {}
-    skip = 0
-    for index, token in enumerate(text.tokens):
-        if token.kind in WORDS and index >= skip:
-            found = text.lexicon.cue_at(text.tokens, index)
-            # No cue inside another cue or inside a mention.
-            if found and not all(place in text.mentioned for place in range(index, found[1])):
-                cues[index] = found
-                skip = found[1]
-    items = cut_items(text, cues)
-    starts = {item.start: number for number, item in enumerate(items)}
-    numbers: list[int] = []
-    for index in range(len(text.tokens)):
-        numbers.append(starts.get(index, numbers[-1] if numbers else 0))
-    return Reading(text.tokens, text.mentioned, text.lexicon, cues, items, numbers)
 
 
 def find_marks(reading: Reading) -> list[Mark | None]:

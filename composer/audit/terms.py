@@ -1,21 +1,19 @@
-"""Parses forbidden terms and finds their mentions in a prompt.
+"""Prepares forbidden terms: parses them, makes their forms, and orders them for searching.
 
 A term is a word with its plurals and inflections, a phrase, or a symbol. It is never used as a
-regular expression, so that no term can make the search slow or match other text.
+regular expression, so that no term can make the search slow or match other text. Forms that are
+words with another meaning ("glass" for "glasses") must not be made.
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from composer.audit.forms import word_forms
 from composer.audit.lexicon import Lexicon
-from composer.audit.normalise import Working, normalise
-from composer.audit.spelling import ReadWord, readable
-from composer.audit.tokens import SPACED, UNSPACED, Kind, Token, tokenise
+from composer.audit.normalise import normalise
+from composer.audit.tokens import UNSPACED, Kind, tokenise
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,6 @@ class Term:
     severity: Literal["error", "warn"] = "error"
     reason: str = ""
     allow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A place where terms occur.
-
-    `start` and `end` are offsets in the working copy, [first, last) is the range of tokens, and
-    `terms` are indices of terms.
-    """
-
-    start: int
-    end: int
-    first: int
-    last: int
-    terms: tuple[int, ...]
 
 
 def parse_terms(terms: Iterable[str | Mapping[str, Any] | Term]) -> tuple[Term, ...]:
@@ -86,23 +69,22 @@ def _is_visible(form: str) -> bool:
 
 
 @dataclass
-class _Node:
+class Node:
     """A node of a prefix tree of words, which keeps the search linear."""
 
-    after: "dict[str, _Node]" = field(default_factory=dict)
+    after: "dict[str, Node]" = field(default_factory=dict)
     terms: list[int] = field(default_factory=list)
 
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-_WITHIN = re.compile(SPACED * 2)
-_Strings = list[tuple[str, int, bool]]  # text, index of the term, only at word borders
+Strings = list[tuple[str, int, bool]]  # text, index of the term, only at word borders
 
 
 @lru_cache(maxsize=64)
-def _prepared(terms: tuple[Term, ...], lexicon: Lexicon) -> tuple[_Node, _Strings, _Node]:
+def prepared(terms: tuple[Term, ...], lexicon: Lexicon) -> tuple[Node, Strings, Node]:
     """Terms prepared for searching: as words, as strings, and what `allow` excepts."""
-    words, allowed = _Node(), _Node()
-    strings: _Strings = []
+    words, allowed = Node(), Node()
+    strings: Strings = []
     for number, term in enumerate(terms):
         for form in (term.term, *term.aliases):
             _add_form(words, strings, term, number, form, lexicon)
@@ -112,7 +94,7 @@ def _prepared(terms: tuple[Term, ...], lexicon: Lexicon) -> tuple[_Node, _String
 
 
 def _add_form(
-    words: _Node, strings: _Strings, term: Term, number: int, form: str, lexicon: Lexicon
+    words: Node, strings: Strings, term: Term, number: int, form: str, lexicon: Lexicon
 ) -> None:
     plain = " ".join(normalise(form).text.split())
     pieces = _words_of(form)
@@ -130,10 +112,10 @@ def _add_form(
             _insert(words, ("".join(pieces[:-1]) + last,), number)
 
 
-def _insert(root: _Node, words: Sequence[str], number: int) -> None:
+def _insert(root: Node, words: Sequence[str], number: int) -> None:
     node = root
     for word in words:
-        node = node.after.setdefault(word, _Node())
+        node = node.after.setdefault(word, Node())
     if number not in node.terms:
         node.terms.append(number)
 
@@ -142,90 +124,63 @@ def _words_of(text: str) -> tuple[str, ...]:
     return tuple(token.text for token in tokenise(normalise(text)) if token.kind is Kind.WORD)
 
 
-def find_mentions(
-    work: Working, tokens: Sequence[Token], terms: tuple[Term, ...], lexicon: Lexicon
-) -> list[Mention]:
-    """All mentions in the order of the text, without those in `allow` phrases."""
-    as_words, as_strings, excepted = _prepared(terms, lexicon)
-    # Each place has references to lists of terms, not copies: many terms may share a place.
-    found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
-    allowed: set[tuple[int, int]] = set()  # (token, term)
-    words = readable(tokens)
-    for position in range(len(words)):
-        for first, last, numbers in _walk(as_words, tokens, words, position):
-            key = (tokens[first].start, tokens[last - 1].end, first, last)
-            found.setdefault(key, []).append(numbers)
-        if excepted.after:
-            for first, last, numbers in _walk(excepted, tokens, words, position):
-                allowed.update((index, term) for index in range(first, last) for term in numbers)
-    for plain, number, borders in as_strings:
-        previous = (-1, -1)
-        for start, end in _occurrences(work.text, plain, borders):
-            place = _tokens_at(tokens, start, end)
-            if place != previous:  # once in a word is enough
-                found.setdefault((start, end, *place), []).append((number,))
-                previous = place
-    mentions: list[Mention] = []
-    for (start, end, first, last), lists in sorted(found.items(), key=lambda item: item[0]):
-        numbers = list(dict.fromkeys(number for numbers in lists for number in numbers))
-        if allowed:
-            inside = range(first, last)
-            numbers = [n for n in numbers if not all((index, n) in allowed for index in inside)]
-        if numbers:
-            mentions.append(Mention(start, end, first, last, tuple(numbers)))
-    return mentions
+# Plurals with another meaning than their singular, and words that end in s but are no plurals.
+_NO_SINGULAR = frozenset(
+    "glasses jeans news lens pants scissors shorts goods arms series species gas bus canvas iris "
+    "chaos atlas christmas texas paris mars jesus cosmos bias yes this his us is was has plus "
+    "always perhaps across less headquarters binoculars leggings tights pyjamas "
+    "pajamas clothes thanks physics graphics athletics economics customs looks means".split()
+)
 
 
-def _walk(
-    root: _Node, tokens: Sequence[Token], words: Sequence[ReadWord], position: int
-) -> list[tuple[int, int, Sequence[int]]]:
-    """The terms in a tree that begin at one word, as (first token, end token, terms).
+def word_forms(word: str, plurals: Iterable[str]) -> tuple[str, ...]:
+    """All forms by which a word of a term is found, the word itself first.
 
-    The words of a term may be separated only by blanks, hyphens and block borders.
+    `plurals` are endings and what becomes of them: "man>men".
     """
-    hits: list[tuple[int, int, Sequence[int]]] = []
-    word = words[position]
-    for reading in word.readings:
-        node = root.after.get(reading)
-        at = position
-        while node is not None:
-            if node.terms:
-                hits.append((word.index, words[at].index + 1, node.terms))
-            at += 1
-            if not node.after or at >= len(words) or not words[at].joined:
-                break
-            node = next((node.after[w] for w in words[at].readings if w in node.after), None)
-    stop, letters = word.spelt
-    if letters in root.after:
-        hits.append((word.index, stop, root.after[letters].terms))
-    # "water-mark" is also read as "watermark"; up to three pieces are joined.
-    joined = word.readings[0]
-    for at in range(position + 1, min(position + 3, len(words))):
-        index = words[at].index
-        if tokens[index - 1].kind is not Kind.HYPHEN or words[at - 1].index != index - 2:
-            break
-        joined += words[at].readings[0]
-        if joined in root.after and root.after[joined].terms:
-            hits.append((word.index, index + 1, root.after[joined].terms))
-    return hits
+    rules = [tuple(rule.split(">")) for rule in plurals]
+    ones = [_ending(word, many, one) for one, many in rules]
+    bases = dict.fromkeys((word, *(filter(None, ones) if any(ones) else (_singular(word),))))
+    forms = dict.fromkeys((word,))
+    for base in bases:
+        several = filter(None, (_ending(base, one, many) for one, many in rules))
+        forms |= dict.fromkeys((*several, *_plurals(base), *_past(base), base))
+    return tuple(forms)
 
 
-def _occurrences(text: str, plain: str, borders: bool) -> Iterable[tuple[int, int]]:
-    """Where `plain` occurs in a text; with `borders` not inside longer words."""
-    at = text.find(plain)
-    while at >= 0:
-        end = at + len(plain)
-        edges = (text[max(0, edge - 1) : edge + 1] for edge in (at, end))
-        within = borders and any(map(_WITHIN.match, edges))
-        if not within:
-            yield at, end
-        at = text.find(plain, at + 1 if within else end)
+def _ending(word: str, ending: str, becomes: str) -> str:
+    stem = word.removesuffix(ending)
+    return stem + becomes if word.endswith(ending) and (stem or becomes and ending) else ""
 
 
-def _tokens_at(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:
-    """The tokens [first, last) that overlap [start, end) of the working copy; at least one."""
-    low = bisect_right(tokens, start, key=lambda token: token.end)
-    last = low
-    while last < len(tokens) and tokens[last].start < end:
-        last += 1
-    return low, max(last, min(low + 1, len(tokens)))
+def _singular(word: str) -> str:
+    if len(word) < 4 or word in _NO_SINGULAR or not word.endswith("s"):
+        return word
+    if word.endswith(("ss", "us", "is", "ous")):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "xes", "sses", "zes")):
+        return word[:-2]
+    return word[:-1]
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    if not word.isalpha():
+        return (word + "s",)
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return (word[:-1] + "ies", word + "s")
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return (word + "es",)
+    return (word + "s", word + "es") if word.endswith("o") else (word + "s",)
+
+
+def _past(word: str) -> tuple[str, ...]:
+    if not word.isalpha() or len(word) < 3:
+        return ()
+    if word.endswith("e"):
+        return (word + "d",)
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return (word[:-1] + "ied",)
+    doubled = word[-1] not in "aeiouwxyhs" and word[-2] in "aeiou" and word[-3] not in "aeiou"
+    return (word + "ed", word + word[-1] + "ed") if doubled else (word + "ed",)

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from composer.audit.after import affirmed_after, negated_after
 from composer.audit.lexicon import lexicon
+from composer.audit.mentions import find_mentions
 from composer.audit.normalise import normalise
-from composer.audit.reading import Mark
+from composer.audit.reading import read
 from composer.audit.reasons import why
-from composer.audit.scope import find_marks, read
-from composer.audit.terms import Term, find_mentions, parse_terms
-from composer.audit.text import Text
+from composer.audit.scope import Mark, find_marks
+from composer.audit.terms import Term, parse_terms
 from composer.audit.tokens import tokenise
 
 
@@ -98,7 +98,7 @@ def audit(
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    reading = read(Text(tokens, mentioned, words))
+    reading = read(tokens, mentioned, words)
     marks = find_marks(reading)
     findings: list[Finding] = []
     advice: list[Finding] = []

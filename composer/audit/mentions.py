@@ -1,0 +1,191 @@
+"""Finds the mentions of terms, also where they are written with digits or spelt letter by letter.
+
+Disguised single letters have been replaced before, by `composer.audit.normalise`. Linear in the
+prompt: a word spelt letter by letter is searched for at its first letter only.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from composer.audit.lexicon import Lexicon
+from composer.audit.normalise import DIGITS_AS_LETTERS, Working
+from composer.audit.terms import Node, Term, prepared
+from composer.audit.tokens import SPACED, Kind, Token
+
+_ELIDED = frozenset("l d qu un dell all nell sull dall".split())
+"""Words that lose their vowel and their blank before another: "l'eau" is also read as "eau"."""
+_WITHIN = re.compile(SPACED * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A place where terms occur.
+
+    `start` and `end` are offsets in the working copy, [first, last) is the range of tokens, and
+    `terms` are indices of terms.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+    terms: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWord:
+    """One word token with its readings; `index` is its token."""
+
+    index: int
+    readings: tuple[str, ...]
+    spelt: tuple[int, str]  # of a word spelt letter by letter that begins here: its end, its text
+    joined: bool  # only blanks, hyphens or a block border are between it and the word before
+
+
+def find_mentions(
+    work: Working, tokens: Sequence[Token], terms: tuple[Term, ...], lexicon: Lexicon
+) -> list[Mention]:
+    """All mentions in the order of the text, without those in `allow` phrases."""
+    as_words, as_strings, excepted = prepared(terms, lexicon)
+    # Each place has references to lists of terms, not copies: many terms may share a place.
+    found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
+    allowed: set[tuple[int, int]] = set()  # (token, term)
+    words = readable(tokens)
+    for position in range(len(words)):
+        for first, last, numbers in _walk(as_words, tokens, words, position):
+            key = (tokens[first].start, tokens[last - 1].end, first, last)
+            found.setdefault(key, []).append(numbers)
+        if excepted.after:
+            for first, last, numbers in _walk(excepted, tokens, words, position):
+                allowed.update((index, term) for index in range(first, last) for term in numbers)
+    for plain, number, borders in as_strings:
+        previous = (-1, -1)
+        for start, end in _occurrences(work.text, plain, borders):
+            place = _tokens_at(tokens, start, end)
+            if place != previous:  # once in a word is enough
+                found.setdefault((start, end, *place), []).append((number,))
+                previous = place
+    mentions: list[Mention] = []
+    for (start, end, first, last), lists in sorted(found.items(), key=lambda item: item[0]):
+        numbers = list(dict.fromkeys(number for numbers in lists for number in numbers))
+        if allowed:
+            inside = range(first, last)
+            numbers = [n for n in numbers if not all((index, n) in allowed for index in inside)]
+        if numbers:
+            mentions.append(Mention(start, end, first, last, tuple(numbers)))
+    return mentions
+
+
+def _walk(
+    root: Node, tokens: Sequence[Token], words: Sequence[ReadWord], position: int
+) -> list[tuple[int, int, Sequence[int]]]:
+    """The terms in a tree that begin at one word, as (first token, end token, terms).
+
+    The words of a term may be separated only by blanks, hyphens and block borders.
+    """
+    hits: list[tuple[int, int, Sequence[int]]] = []
+    word = words[position]
+    for reading in word.readings:
+        node = root.after.get(reading)
+        at = position
+        while node is not None:
+            if node.terms:
+                hits.append((word.index, words[at].index + 1, node.terms))
+            at += 1
+            if not node.after or at >= len(words) or not words[at].joined:
+                break
+            node = next((node.after[w] for w in words[at].readings if w in node.after), None)
+    stop, letters = word.spelt
+    if letters in root.after:
+        hits.append((word.index, stop, root.after[letters].terms))
+    # "water-mark" is also read as "watermark"; up to three pieces are joined.
+    joined = word.readings[0]
+    for at in range(position + 1, min(position + 3, len(words))):
+        index = words[at].index
+        if tokens[index - 1].kind is not Kind.HYPHEN or words[at - 1].index != index - 2:
+            break
+        joined += words[at].readings[0]
+        if joined in root.after and root.after[joined].terms:
+            hits.append((word.index, index + 1, root.after[joined].terms))
+    return hits
+
+
+def _occurrences(text: str, plain: str, borders: bool) -> Iterable[tuple[int, int]]:
+    """Where `plain` occurs in a text; with `borders` not inside longer words."""
+    at = text.find(plain)
+    while at >= 0:
+        end = at + len(plain)
+        edges = (text[max(0, edge - 1) : edge + 1] for edge in (at, end))
+        within = borders and any(map(_WITHIN.match, edges))
+        if not within:
+            yield at, end
+        at = text.find(plain, at + 1 if within else end)
+
+
+def _tokens_at(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:
+    """The tokens [first, last) that overlap [start, end) of the working copy; at least one."""
+    low = bisect_right(tokens, start, key=lambda token: token.end)
+    last = low
+    while last < len(tokens) and tokens[last].start < end:
+        last += 1
+    return low, max(last, min(low + 1, len(tokens)))
+
+
+def readable(tokens: Sequence[Token]) -> list[ReadWord]:
+    """The words of a prompt, in order, with all their readings."""
+    words: list[ReadWord] = []
+    for index, token in enumerate(tokens):
+        if token.kind is Kind.WORD:
+            spelt = _spelt_out(tokens, index) if len(token.text) == 1 else (index, "")
+            joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
+            words.append(ReadWord(index, _readings(token.text), spelt, joined))
+    return words
+
+
+def _readings(text: str) -> tuple[str, ...]:
+    if text.isalpha():
+        return (text,)
+    readings = [text]
+    if text.endswith("'s"):
+        readings.append(text[:-2])
+    if text.partition("'")[0] in _ELIDED:
+        readings.append(text.partition("'")[2])
+    if any(char.isdigit() for char in text) and not text.isdigit():
+        readings.append(text.translate(DIGITS_AS_LETTERS))
+    return tuple(readings)
+
+
+def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
+    """The end and the letters of a word spelt letter by letter: "l o g o", "l.o.g.o".
+
+    No letters where no such word begins at `index`.
+    """
+    for back in (1, 2):  # only its first letter begins it, or the one after an article
+        before = tokens[index - back] if index >= back else None
+        if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
+            earlier = tokens[index - 2].text if index > 1 else ""
+            if back == 1 and before.text == "a" and len(earlier) != 1:
+                break
+            return index, ""
+        if before is None or before.text not in (".", "-", "*"):
+            break
+    letters: list[str] = []
+    stop = index
+    for at in range(index, min(index + 60, len(tokens))):
+        token = tokens[at]
+        if token.kind is Kind.WORD and len(token.text) == 1:
+            letters.append(token.text)
+            stop = at + 1
+        elif token.text not in (".", "-", "*"):
+            break
+    return (stop, "".join(letters)) if len(letters) > 2 else (index, "")
+
+
+def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:
+    """Whether only hyphens and block borders are between two words."""
+    return start - end <= 2 and all(
+        token.kind is Kind.HYPHEN or (token.kind is Kind.END and not token.text)
+        for token in tokens[end:start]
+    )
