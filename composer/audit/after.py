@@ -23,7 +23,9 @@ def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | 
     before = text.word(mention.first - 1)
     if mark is not None and mark.cue == f"not {before}":
         return None  # "not every logo is removed"
-    places = _predicates(text, mention)
+    if cue := _written_beside(text, mention):
+        return Mark(True, "affix", cue)
+    places = [*_predicates(text, mention), *_second_predicate(text, mention.last)]
     for at in places:
         if answer := _answer_at(text, at):
             return Mark(True, "after", answer)
@@ -48,9 +50,18 @@ def affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
         both = f"{text.word(last)} {text.word(last + 1)}"
     elif text.word(last) in ("✅", "✔", "☑") and _ends(text, last + 1) and not cue.isalnum():
         both = text.word(last)
+    elif _one_left(text, mention):
+        return Mark(False, "exception", mark.cue)
     elif verb := _undone(text, last):
         both = f"… {verb}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
+
+
+def _one_left(text: Reading, mention: Mention) -> bool:
+    """Whether there is one, which "than" names: "no other word than OPEN"."""
+    first, last = mention.first, mention.last
+    others = [at for at in (first - 1, last) if "other" in text.kinds(at)]
+    return bool(others) and any("than" in text.kinds(at) for at in range(last, last + 3))
 
 
 def _undone(text: Reading, at: int) -> str:
@@ -86,6 +97,22 @@ def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     return Mark(True, "affix", "non") if text.word(first - 1) == "non" else None
 
 
+def _written_beside(text: Reading, mention: Mention) -> str:
+    """A negation of a script without blanks beside a mention; two affirm: 不要去掉logo."""
+    first, last = text.tokens[mention.first], text.tokens[mention.last - 1]
+    before = first.text[: mention.start - first.start] or text.word(mention.first - 1)
+    after = last.text[mention.end - last.start :] + "".join(text.words_after(mention.last - 1, 2))
+    if before.isascii() and after.isascii():
+        return ""
+    classes = text.lexicon.classes
+    after = after.lstrip("".join(classes["particle"]))
+    absent = [cue for cue in classes["written_after"] if after.startswith(cue)]
+    while cue := next((cue for cue in classes["written_before"] if before.endswith(cue)), ""):
+        absent.append(cue)
+        before = before.removesuffix(cue)
+    return absent[0] if len(absent) == 1 else ""
+
+
 def _free_after(text: Reading, mention: Mention) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
     last = mention.last
@@ -117,7 +144,7 @@ def _answer_at(text: Reading, at: int) -> str:
     mark = text.tokens[at].text if at < len(text.tokens) else ""
     if mark == "," and text.word(at + 1) == "none":
         at += 1
-    elif mark in (":", "=", "?", *DASHES) and text.mark(at) is not Kind.HYPHEN:
+    elif mark in (":", "=", "?", "(", "[", *DASHES) and text.mark(at) is not Kind.HYPHEN:
         at += 2 if text.tokens[at + 1 : at + 2] and text.tokens[at + 1].text == ">" else 1
     elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
         return ""
@@ -136,6 +163,9 @@ def _predicates(text: Reading, mention: Mention) -> list[int]:
     places, nouns, limit = [at], 0, min(at + 14, len(text.tokens))
     while at < limit:
         kinds = text.kinds(at)
+        if text.mark(at) is Kind.COMMA and text.word(at + 1) in ("which", "who"):
+            comma = (i for i in range(at + 2, limit) if text.mark(i) is Kind.COMMA)
+            return [*places, at + 1, *(i + 1 for i in comma)]
         if text.joins(at):
             # After a noun: the word after the mention may be its verb.
             if nouns or not _joined_subject(text, at, limit):
@@ -164,6 +194,19 @@ def _predicates(text: Reading, mention: Mention) -> list[int]:
     return places
 
 
+def _second_predicate(text: Reading, at: int) -> list[int]:
+    """Where a predicate goes on after the first one: "signs are painted over and are gone"."""
+    index, _, finite = _verbs(text, at)
+    if finite or "ed" in text.kinds(at):
+        for place in range(max(index, at + 1), index + 5):
+            if text.joins(place):
+                goes_on = text.kinds(place + 1) & {"auxiliary", "negator", "gone"}
+                return [place + 1] if goes_on else []
+            if not text.word(place):
+                break
+    return []
+
+
 _NO_NOUNS = frozenset(
     "gone gone_at_end negator auxiliary preposition determiner with ing ed".split()
 )
@@ -190,6 +233,8 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> tuple[bool, str]:
     index, negator, finite = _verbs(text, at)
     word, kinds = text.word(index), text.kinds(index)
     words = " ".join(filter(None, (text.word(i) for i in range(at, index + 1))))
+    if "appears" in kinds and "negator" in text.kinds(index + 1):
+        return True, f"{words} {text.word(index + 1)}"
     if negator:
         return finite, words if _is_presence(text, index) else ""
     if gone := _gone_at(text, index, finite):
@@ -206,8 +251,10 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> tuple[bool, str]:
     if "leaves" in kinds and index > at and ends:
         return finite, words
     kept = _kept(text, mention)
+    if word == "off" and _kept(text, mention, "removing"):
+        return False, words
     if "gone_at_end" in kinds and ends:
-        return False, words if word != "out" or kept else ""
+        return False, words if word not in ("out", "off", "away") or kept else ""
     if word in ("out", "off", "outside", "hidden", "away") and _sees(text, index):
         return finite, words if kept is not False else ""
     return False, ""
@@ -266,10 +313,10 @@ def _gone_at(text: Reading, index: int, finite: bool) -> int:
     return 0
 
 
-def _kept(text: Reading, mention: Mention) -> bool | None:
+def _kept(text: Reading, mention: Mention, kind: str = "keep") -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
-        if "keep" in text.kinds(index):
+        if kind in text.kinds(index):
             before = (index - 1, index - 2)
             avoided = any(text.word(at) in ("no", "avoid", "without") for at in before)
             return not avoided and not any("negator" in text.kinds(at) for at in before)

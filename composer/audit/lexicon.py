@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from composer.audit.normalise import normalise
-from composer.audit.tokens import WORDS, Kind, Token
+from composer.audit.tokens import WORDS, Kind, Token, tokenise
 
 LANGUAGES = {
     "en": "english", "de": "german", "fr": "french", "es": "spanish", "it": "italian",
@@ -136,8 +136,8 @@ def read_tables(language: str) -> Iterator[Table]:
 
 def _spelt(entries: Sequence[str]) -> Iterator[str]:
     for entry in entries:
-        words = (word.split("/") for word in normalise(entry).text.split())
-        yield from map(" ".join, product(*words))
+        for words in product(*(word.split("/") for word in entry.split())):
+            yield " ".join(token.text for token in tokenise(normalise(" ".join(words))))
 
 
 @lru_cache(maxsize=16)

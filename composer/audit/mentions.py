@@ -14,8 +14,6 @@ from composer.audit.normalise import DIGITS_AS_LETTERS, Working
 from composer.audit.terms import Node, Term, prepared
 from composer.audit.tokens import SPACED, Kind, Token
 
-_ELIDED = frozenset("l d qu un dell all nell sull dall".split())
-"""Words that lose their vowel and their blank before another: "l'eau" is also read as "eau"."""
 _WITHIN = re.compile(SPACED * 2)
 
 
@@ -150,8 +148,6 @@ def _readings(text: str) -> tuple[str, ...]:
     readings = [text]
     if text.endswith("'s"):
         readings.append(text[:-2])
-    if text.partition("'")[0] in _ELIDED:
-        readings.append(text.partition("'")[2])
     if any(char.isdigit() for char in text) and not text.isdigit():
         readings.append(text.translate(DIGITS_AS_LETTERS))
     return tuple(readings)

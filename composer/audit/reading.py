@@ -91,6 +91,14 @@ class Reading:
         following = self.tokens[index + 1 : index + 1 + count]
         return [token.text for token in takewhile(lambda t: t.kind in WORDS, following)]
 
+    def is_bullet(self, index: int) -> bool:
+        """Whether a token is the bullet or the number of a list, at the start of a line."""
+        if self.mark(index - 1) is not Kind.LINE or not 0 < index < len(self.tokens):
+            return False
+        following = self.tokens[index + 1].text if index + 1 < len(self.tokens) else ""
+        mark = self.tokens[index].text
+        return mark in ("-", "*", "•", "·", "+") or (mark.isdigit() and following in (".", ")"))
+
     def begins_item(self, index: int) -> bool:
         """Whether an item begins at a token."""
         return index == self.items[self.numbers[index]].start

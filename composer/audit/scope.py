@@ -11,7 +11,6 @@ from composer.audit.reading import Item, Reading
 from composer.audit.tokens import DASHES, WORDS, Kind, Token
 from composer.audit.turns import Scope, after_cue, after_word, ended, negation
 
-_BULLETS = ("-", "*", "•", "·", "+")
 _NEVER = -100
 
 
@@ -108,12 +107,11 @@ def _after_mark(reading: Reading, state: _State, index: int, token: Token) -> _S
         return replace(state, scope=replace(no, listed=True) if opened else None)
     if kind is Kind.SEMICOLON and listing:
         return state
-    if kind is Kind.LINE:
-        goes_on = listing and _bullet(reading, index + 1)
-    elif kind in (Kind.END, Kind.SEMICOLON):
-        goes_on = listing and (_bullet(reading, index) or _bullet(reading, index - 1))
+    if kind in (Kind.LINE, Kind.END, Kind.SEMICOLON):
+        bullet = reading.is_bullet(index + 1)
+        goes_on = listing and (bullet or reading.is_bullet(index) or reading.is_bullet(index - 1))
         titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
-        begun = _listed(scope) if titled and token.text in DASHES else None
+        begun = _listed(scope) if titled and (bullet or token.text in DASHES) else None
         if begun and not goes_on:
             return replace(state, scope=begun)
         hesitates = token.text.startswith("..") and scope is not None and scope.start == index
@@ -128,15 +126,6 @@ def _listed(scope: Scope | None) -> Scope | None:
     if scope is None or not scope.negated or scope.has_noun:
         return None
     return replace(scope, listed=True, rule="negative-list")
-
-
-def _bullet(reading: Reading, index: int) -> bool:
-    """Whether a token is the bullet or the number of a list, at the start of a line."""
-    tokens = reading.tokens
-    if not 0 < index < len(tokens) or tokens[index - 1].kind is not Kind.LINE:
-        return False
-    numbered = tokens[index].text.isdigit() and index + 1 < len(tokens)
-    return tokens[index].text in _BULLETS or (numbered and tokens[index + 1].text in (".", ")"))
 
 
 def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _State:

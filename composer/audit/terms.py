@@ -138,7 +138,7 @@ def word_forms(word: str, plurals: Iterable[str]) -> tuple[str, ...]:
 
     `plurals` are endings and what becomes of them: "man>men".
     """
-    rules = [tuple(rule.split(">")) for rule in plurals]
+    rules = [tuple(map(str.strip, rule.split(">"))) for rule in plurals]
     ones = [_ending(word, many, one) for one, many in rules]
     bases = dict.fromkeys((word, *(filter(None, ones) if any(ones) else (_singular(word),))))
     forms = dict.fromkeys((word,))

@@ -58,8 +58,9 @@ _PATTERN = re.compile(
   | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}}]))
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
-  | (?P<number>\d+[.,/:]\d+{SPACED}*)
+  | (?P<number>\b[a-z]/\d+(?:\.\d+)?|\d+[.,/:]\d+{SPACED}*|\d+[ ]?%)
   | (?P<abbreviation>\b(?:e\.g|i\.e|n/a|incl|excl)\b\.?)
+  | (?P<elided>\b(?:[dln]|qu|un|nessun|quest|quell|(?:d?a|de|ne|su)ll)'(?={SPACED}))
   | (?P<word>{SPACED}+(?:'{SPACED}+)*|(?:(?!{SPACED})[^\W_])+)
   | (?P<ellipsis>\.{{2,}})
   | (?P<line>\n)
@@ -112,6 +113,10 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
             part = "without"
         elif name == "abbreviation":
             part = part.rstrip(".").replace("/", "")
+        elif name == "elided":  # a word that loses its vowel before another: l'eau
+            part = part[:-1]
+        elif name == "number":
+            part = part.replace(" ", "")
         elif part == "break" and work.original[slice(*work.span(start, end))] == "BREAK":
             # In capitals it divides a prompt in several front ends.
             kind = Kind.END

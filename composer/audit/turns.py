@@ -49,8 +49,10 @@ def negation(
     """A negation by the cue at the token `at`; its phrase starts at the token `after`."""
     number = reading.numbers[at]
     end = reading.items[number].end if reading.items else after
-    # The next cue ends it: phrases that overlap would make many cues in one item slow.
-    end = next((place for place in range(after, end) if place in reading.cues), end)
+    # The next cue ends it: phrases that overlap would make many cues in one item slow. But "blur"
+    # in "no blur" is a noun.
+    noun = after in reading.cues and reading.cues[after][0].effect is Effect.HANDLE
+    end = next((place for place in range(after + noun, end) if place in reading.cues), end)
     phrase = phrase_of(reading, after, end)
     busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
     return Scope(
@@ -147,12 +149,12 @@ def _doubled(scope: Scope | None) -> bool:
 
 
 def _is_weak(turn: Turn) -> bool:
-    """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign, f/0."""
+    """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign."""
     reading, index = turn.reading, turn.index
     first, second = (*reading.words_after(turn.end - 1, 2), "", "")[:2]
     if "almost" in turn.kinds(index - 1) or reading.words_after(index - 3, 2) == ["far", "from"]:
         return True
-    adjoined = reading.mark(turn.end) is not Kind.WORD or reading.mark(index - 1) is Kind.SLASH
+    adjoined = reading.mark(turn.end) is not Kind.WORD  # 0°
     if (turn.text == "0" and adjoined) or (turn.text in ("no", "minus") and first.isdigit()):
         return True
     if turn.text == "no":
@@ -168,7 +170,7 @@ def _is_weak(turn: Turn) -> bool:
 def _negate(turn: Turn) -> Scope | None:
     scope, same = turn.scope, turn.same
     after = turn.reading.mark(turn.end)
-    if turn.text == "no" and after is Kind.COMMA:
+    if turn.effect is Effect.NO and after is Kind.COMMA:
         return scope  # "no, ..." is an answer and negates no noun
     named = after in (Kind.WORD, Kind.SYMBOL, Kind.OPEN, Kind.QUOTE)
     if turn.reading.mark(turn.index) is Kind.SYMBOL and not named:
@@ -255,10 +257,14 @@ def _stop(turn: Turn) -> Scope | None:
 def _except(turn: Turn) -> Scope | None:
     if turn.scope is not None and turn.scope.negated:
         return turn.affirm("exception")
-    word = turn.reading.word(turn.universal)
-    if word and turn.index - turn.universal <= 8:
-        return turn.negate("exception", f"{word} {turn.text}")
-    return None
+    word, between = turn.reading.word(turn.universal), range(turn.universal + 1, turn.index)
+    if not word or len(between) > 7:
+        return None
+    verb = next((at for at in between if turn.kinds(at) & {"finite", "show"}), turn.index)
+    said = [turn.kinds(at) for at in range(verb, turn.index)]
+    if said and not any(kinds & {"present", "visibility"} for kinds in said):
+        return None  # "everything is in focus except X": X may be there
+    return turn.negate("exception", f"{word} {turn.text}")
 
 
 def _announce(turn: Turn) -> Scope | None:
@@ -268,7 +274,8 @@ def _announce(turn: Turn) -> Scope | None:
         end += 1
     mark = turn.reading.mark(end)
     dash = mark is Kind.END and end < len(tokens) and tokens[end].text in DASHES
-    return replace(turn, end=end).negate("negative-list") if mark is Kind.COLON or dash else None
+    titled = dash or mark is Kind.COLON or turn.reading.is_bullet(end + 1)
+    return replace(turn, end=end).negate("negative-list") if titled else None
 
 
 def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
@@ -276,6 +283,8 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if not scope.negated or scope.listed or scope.outside:
         return scope
     text, kinds = reading.word(index), reading.kinds(index)
+    if "than" in kinds and any("other" in reading.kinds(at) for at in range(index - 4, index)):
+        return affirmation(reading, index, "exception", text)
     if scope.has_noun and _is_past_glued(reading, scope, index):
         return ended(scope, "list-end", text)
     if index in reading.mentioned:
@@ -314,9 +323,10 @@ def _is_past_glued(reading: Reading, scope: Scope, index: int) -> bool:
 
 
 def _begins_clause(reading: Reading, index: int) -> bool:
-    """Whether a command or a pronoun begins the clause that says what is used instead."""
-    pronoun = reading.word(index) in ("we", "you", "i", "they", "there")
-    return pronoun or ("imperative" in reading.kinds(index) and bool(reading.word(index + 1)))
+    """Whether a command, a pronoun or a verb begins the clause that says what is used instead."""
+    kinds, relative = reading.kinds(index), reading.word(index) in ("that", "which", "who")
+    clause = "auxiliary" in kinds and not relative
+    return clause or ("imperative" in kinds and bool(reading.word(index + 1)))
 
 
 def _noun_or_modifier(scope: Scope, kinds: frozenset[str], following: Sequence[str]) -> Scope:
