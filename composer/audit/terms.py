@@ -7,7 +7,7 @@ words with another meaning ("glass" for "glasses") must not be made.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -39,19 +39,11 @@ def parse_terms(terms: Iterable[str | Mapping[str, Any] | Term]) -> tuple[Term, 
     """
     parsed: dict[Term, None] = {}
     for item in terms:
-        if isinstance(item, Term):
-            term = item
-        elif isinstance(item, str):
-            term = Term(item)
-        else:
-            term = Term(
-                term=str(item["term"]),
-                aliases=tuple(item.get("aliases", ())),
-                match=item.get("match", "word"),
-                severity=item.get("severity", "error"),
-                reason=item.get("reason", ""),
-                allow=tuple(item.get("allow", ())),
-            )
+        if isinstance(item, Mapping):
+            given = {f.name: item[f.name] for f in fields(Term) if f.name in item}
+            lists = {key: tuple(given.get(key, ())) for key in ("aliases", "allow")}
+            item = Term(**{**given, **lists, "term": str(item["term"])})
+        term = Term(item) if isinstance(item, str) else item
         if term.match not in ("word", "exact", "substring"):
             raise ValueError(f"the term {term.term!r}: match must be word, exact or substring")
         if term.severity not in ("error", "warn"):
@@ -105,8 +97,7 @@ def _add_form(
         strings.extend((spelling, number, term.match != "substring") for spelling in spellings)
     if as_string:
         return
-    plurals = sorted(lexicon.classes["plural"])
-    for last in word_forms(pieces[-1], plurals) if term.match == "word" else (pieces[-1],):
+    for last in word_forms(pieces[-1], lexicon) if term.match == "word" else (pieces[-1],):
         _insert(words, (*pieces[:-1], last), number)
         if len(pieces) > 1:  # "price tag" is also written "pricetag"
             _insert(words, ("".join(pieces[:-1]) + last,), number)
@@ -124,63 +115,29 @@ def _words_of(text: str) -> tuple[str, ...]:
     return tuple(token.text for token in tokenise(normalise(text)) if token.kind is Kind.WORD)
 
 
-# Plurals with another meaning than their singular, and words that end in s but are no plurals.
-_NO_SINGULAR = frozenset(
-    "glasses jeans news lens pants scissors shorts goods arms series species gas bus canvas iris "
-    "chaos atlas christmas texas paris mars jesus cosmos bias yes this his us is was has plus "
-    "always perhaps across less headquarters binoculars leggings tights pyjamas "
-    "pajamas clothes thanks physics graphics athletics economics customs looks means".split()
-)
-
-
-def word_forms(word: str, plurals: Iterable[str]) -> tuple[str, ...]:
+def word_forms(word: str, lexicon: Lexicon) -> tuple[str, ...]:
     """All forms by which a word of a term is found, the word itself first.
 
-    `plurals` are endings and what becomes of them: "man>men".
+    The tables have endings and what becomes of them: "man>men".
     """
-    rules = [tuple(map(str.strip, rule.split(">"))) for rule in plurals]
-    ones = [_ending(word, many, one) for one, many in rules]
-    bases = dict.fromkeys((word, *(filter(None, ones) if any(ones) else (_singular(word),))))
-    forms = dict.fromkeys((word,))
+    plurals, endings, pasts = (
+        [tuple(map(str.strip, rule.split(">"))) for rule in sorted(lexicon.classes[name])]
+        for name in ("plural", "ending", "past")
+    )
+    ones = [_with(word, many, one) for one, many in plurals]
+    if not any(ones):
+        ones = [one for one in (_with(word, many, one) for one, many in endings) if len(one) > 2]
+    bases = (word,) if word in lexicon.classes["unchanged"] else (word, *filter(None, ones))
+    forms = dict.fromkeys(bases)
     for base in bases:
-        several = filter(None, (_ending(base, one, many) for one, many in rules))
-        forms |= dict.fromkeys((*several, *_plurals(base), *_past(base), base))
-    return tuple(forms)
+        forms |= dict.fromkeys(_with(base, one, many) for one, many in (*plurals, *endings))
+        if len(base) > 2:
+            forms |= dict.fromkeys(_with(base, now, then) for now, then in pasts)
+            forms[f"{base}{base[-1]}ed"] = None
+    return tuple(filter(None, forms))
 
 
-def _ending(word: str, ending: str, becomes: str) -> str:
+def _with(word: str, ending: str, becomes: str) -> str:
+    """A word with another ending; empty if it has not the first one, or is nothing else."""
     stem = word.removesuffix(ending)
     return stem + becomes if word.endswith(ending) and (stem or becomes and ending) else ""
-
-
-def _singular(word: str) -> str:
-    if len(word) < 4 or word in _NO_SINGULAR or not word.endswith("s"):
-        return word
-    if word.endswith(("ss", "us", "is", "ous")):
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "xes", "sses", "zes")):
-        return word[:-2]
-    return word[:-1]
-
-
-def _plurals(word: str) -> tuple[str, ...]:
-    if not word.isalpha():
-        return (word + "s",)
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return (word[:-1] + "ies", word + "s")
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return (word + "es",)
-    return (word + "s", word + "es") if word.endswith("o") else (word + "s",)
-
-
-def _past(word: str) -> tuple[str, ...]:
-    if not word.isalpha() or len(word) < 3:
-        return ()
-    if word.endswith("e"):
-        return (word + "d",)
-    if word.endswith("y") and word[-2] not in "aeiou":
-        return (word[:-1] + "ied",)
-    doubled = word[-1] not in "aeiouwxyhs" and word[-2] in "aeiou" and word[-3] not in "aeiou"
-    return (word + "ed", word + word[-1] + "ed") if doubled else (word + "ed",)
