@@ -82,8 +82,6 @@ def _is_let(text: Reading, mention: Mention) -> bool:
 def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     """A negating prefix or suffix: "text-free", "non-stick"."""
     first = mention.first
-    if mark is not None and not mark.negated and mark.rule == "double-negation":
-        return None
     compound = [first]
     while len(compound) <= _WORDS_BESIDE and text.mark(compound[-1] - 1) is Kind.HYPHEN:
         compound.append(compound[-1] - 2)
@@ -120,7 +118,7 @@ def _free_after(text: Reading, mention: Mention) -> str:
         if "suffix" in text.kinds(last + 1):
             return "" if text.mark(last + 2) is Kind.HYPHEN else f"-{text.word(last + 1)}"
         return _suspended(text, last + 1) if text.joins(last + 1) else ""
-    if text.mark(last) is Kind.SLASH and text.word(last + 1):
+    if text.mark(last) is Kind.SLASH:
         return _suspended(text, last)
     if text.word(last) == "free" and text.mark(last + 1) is not Kind.HYPHEN:
         return "" if "not_free" in text.kinds(last + 1) else "free"
@@ -213,8 +211,7 @@ _NO_NOUNS = frozenset(
 
 
 def _is_noun(text: Reading, at: int) -> bool:
-    other = text.word(at) in ("", "no", "left", "out", "but", "and", "or")
-    return not other and not text.kinds(at) & _NO_NOUNS
+    return bool(text.word(at)) and not text.kinds(at) & _NO_NOUNS
 
 
 def _joined_subject(text: Reading, at: int, limit: int) -> bool:
@@ -248,7 +245,7 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> tuple[bool, str]:
         words = " ".join(filter(None, (text.word(i) for i in range(at, after))))
         return finite and word != "nowhere", words
     ends = _ends(text, index + 1)
-    if "leaves" in kinds and index > at and ends:
+    if "leaves" in kinds and ends:
         return finite, words
     kept = _kept(text, mention)
     if word == "off" and _kept(text, mention, "removing"):
@@ -282,7 +279,7 @@ def _verbs(text: Reading, at: int) -> tuple[int, str, bool]:
 def _is_presence(text: Reading, index: int) -> bool:
     """Whether a word after a negation is one of presence: "not visible", "not in frame"."""
     word, after = text.word(index), text.word(index + 1)
-    if word in ("to", "anywhere") or (word in ("in", "within") and _sees(text, index)):
+    if word == "anywhere" or (word in ("in", "within") and _sees(text, index)):
         return True
     acts = after == "to" and text.word(index + 2) not in ("be", "appear", "show")
     return "present" in text.kinds(index) and not acts and "manner" not in text.kinds(index + 1)

@@ -1,12 +1,11 @@
 """Finds the mentions of terms, also where they are written with digits or spelt letter by letter.
 
-Disguised single letters have been replaced before, by `composer.audit.normalise`. Linear in the
-prompt: a word spelt letter by letter is searched for at its first letter only.
+Disguised single letters have been replaced before, by `composer.audit.normalise`.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from composer.audit.lexicon import Lexicon
@@ -15,6 +14,7 @@ from composer.audit.terms import Node, Term, prepared
 from composer.audit.tokens import SPACED, Kind, Token
 
 _WITHIN = re.compile(SPACED * 2)
+_SPELT = re.compile(r"(?<![\w'])[^\W_](?:[ .*-]{1,3}[^\W_]){2,}(?![\w'])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,6 @@ class ReadWord:
 
     index: int
     readings: tuple[str, ...]
-    spelt: tuple[int, str]  # of a word spelt letter by letter that begins here: its end, its text
     joined: bool  # only blanks, hyphens or a block border are between it and the word before
 
 
@@ -58,6 +57,8 @@ def find_mentions(
         if excepted.after:
             for first, last, numbers in _walk(excepted, tokens, words, position):
                 allowed.update((index, term) for index in range(first, last) for term in numbers)
+    for start, end, numbers in _spelt_out(work.text, as_words):
+        found.setdefault((start, end, *_tokens_at(tokens, start, end)), []).append(numbers)
     for plain, number, borders in as_strings:
         previous = (-1, -1)
         for start, end in _occurrences(work.text, plain, borders):
@@ -95,9 +96,6 @@ def _walk(
             if not node.after or at >= len(words) or not words[at].joined:
                 break
             node = next((node.after[w] for w in words[at].readings if w in node.after), None)
-    stop, letters = word.spelt
-    if letters in root.after:
-        hits.append((word.index, stop, root.after[letters].terms))
     # "water-mark" is also read as "watermark"; up to three pieces are joined.
     joined = word.readings[0]
     for at in range(position + 1, min(position + 3, len(words))):
@@ -110,7 +108,7 @@ def _walk(
     return hits
 
 
-def _occurrences(text: str, plain: str, borders: bool) -> Iterable[tuple[int, int]]:
+def _occurrences(text: str, plain: str, borders: bool) -> Iterator[tuple[int, int]]:
     """Where `plain` occurs in a text; with `borders` not inside longer words."""
     at = text.find(plain)
     while at >= 0:
@@ -136,9 +134,8 @@ def readable(tokens: Sequence[Token]) -> list[ReadWord]:
     words: list[ReadWord] = []
     for index, token in enumerate(tokens):
         if token.kind is Kind.WORD:
-            spelt = _spelt_out(tokens, index) if len(token.text) == 1 else (index, "")
             joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
-            words.append(ReadWord(index, _readings(token.text), spelt, joined))
+            words.append(ReadWord(index, _readings(token.text), joined))
     return words
 
 
@@ -153,30 +150,14 @@ def _readings(text: str) -> tuple[str, ...]:
     return tuple(readings)
 
 
-def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
-    """The end and the letters of a word spelt letter by letter: "l o g o", "l.o.g.o".
-
-    No letters where no such word begins at `index`.
-    """
-    for back in (1, 2):  # only its first letter begins it, or the one after an article
-        before = tokens[index - back] if index >= back else None
-        if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
-            earlier = tokens[index - 2].text if index > 1 else ""
-            if back == 1 and before.text == "a" and len(earlier) != 1:
-                break
-            return index, ""
-        if before is None or before.text not in (".", "-", "*"):
-            break
-    letters: list[str] = []
-    stop = index
-    for at in range(index, min(index + 60, len(tokens))):
-        token = tokens[at]
-        if token.kind is Kind.WORD and len(token.text) == 1:
-            letters.append(token.text)
-            stop = at + 1
-        elif token.text not in (".", "-", "*"):
-            break
-    return (stop, "".join(letters)) if len(letters) > 2 else (index, "")
+def _spelt_out(text: str, root: Node) -> Iterator[tuple[int, int, Sequence[int]]]:
+    """The terms that are spelt letter by letter, also behind an article: "l.o.g.o", "a l o g o"."""
+    for match in _SPELT.finditer(text):
+        letters = [at for at in range(*match.span()) if text[at].isalnum()]
+        for places in (letters, letters[1:] if text[letters[0]] == "a" else ()):
+            node = root.after.get("".join(text[at] for at in places))
+            if node is not None and node.terms:
+                yield places[0], match.end(), node.terms
 
 
 def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 
 from composer.audit.lexicon import Cue, Effect, Lexicon
-from composer.audit.tokens import WORDS, Kind, Token, word_at
+from composer.audit.tokens import WORDS, Kind, Token
 
 _JOINS = {Kind.COMMA: "comma", Kind.SLASH: "or", Kind.AND: "and"}
 _BORDERS = dict.fromkeys((Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG), "border") | {
@@ -62,17 +62,18 @@ class Reading:
     tokens: Sequence[Token]
     mentioned: frozenset[int]  # those that belong to mentions
     lexicon: Lexicon
-    cues: Mapping[int, tuple[Cue, int]] = field(default_factory=dict)  # with the token after each
+    cues: Mapping[int, Cue] = field(default_factory=dict)
     items: Sequence[Item] = ()
     numbers: Sequence[int] = ()
 
     def word(self, index: int) -> str:
-        """The text of a token if it is a word, else empty."""
-        return word_at(self.tokens, index)
+        """The text of a token if it is a word or a symbol, else empty."""
+        inside = 0 <= index < len(self.tokens) and self.tokens[index].kind in WORDS
+        return self.tokens[index].text if inside else ""
 
     def kinds(self, index: int) -> frozenset[str]:
         """The classes of the word at a token."""
-        return self.lexicon.kinds(word_at(self.tokens, index))
+        return self.lexicon.kinds(self.word(index))
 
     def mark(self, index: int) -> Kind:
         """The kind of a token; a border where there is none."""
@@ -106,14 +107,14 @@ class Reading:
 
 def read(tokens: Sequence[Token], mentioned: frozenset[int], lexicon: Lexicon) -> Reading:
     """Find the cues of a prompt, and cut it into items."""
-    cues: dict[int, tuple[Cue, int]] = {}
+    cues: dict[int, Cue] = {}
     skip = 0
     for index, token in enumerate(tokens):
         if token.kind in WORDS and index >= skip:
             found = lexicon.cue_at(tokens, index)
             # No cue inside another cue or inside a mention.
-            if found and not mentioned.issuperset(range(index, found[1])):
-                cues[index], skip = found, found[1]
+            if found and not mentioned.issuperset(range(index, found.end)):
+                cues[index], skip = found, found.end
     reading = Reading(tokens, mentioned, lexicon, cues)
     items = _items(reading)
     starts = {item.start: number for number, item in enumerate(items)}
@@ -132,7 +133,7 @@ def _items(text: Reading) -> list[Item]:
         if index > start:
             phrase = phrase_of(text, start, index)
             first = text.cues.get(start)
-            items.append(Item(start, index, joined, phrase, first[0].effect if first else None))
+            items.append(Item(start, index, joined, phrase, first.effect if first else None))
         elif separator in _STRENGTH and joined in _STRENGTH:
             # "a, and b" is joined by "and"
             separator = max(separator, joined, key=_STRENGTH.__getitem__)

@@ -74,10 +74,10 @@ def _after_word(reading: Reading, state: _State, index: int) -> tuple[_State, in
     """The state after the cue or the word at a token, and the token after it."""
     if index in reading.cues:
         drawn = state.quotes is not None and state.quotes.drawn
-        effective = not drawn or reading.cues[index][0].effect in (Effect.STOP, Effect.INCLUDE)
+        effective = not drawn or reading.cues[index].effect in (Effect.STOP, Effect.INCLUDE)
         scope = after_cue(reading, state.scope, index, state.universal) if effective else None
         if scope is not None:
-            return replace(state, scope=scope), reading.cues[index][1]
+            return replace(state, scope=scope), reading.cues[index].end
     elif reading.tokens[index].kind is Kind.SYMBOL and index not in reading.mentioned:
         return state, index + 1
     if "universal" in reading.kinds(index):

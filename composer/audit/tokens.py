@@ -5,7 +5,7 @@ One pass, without backtracking. The tokens do not depend on terms or negations.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -83,12 +83,6 @@ _KINDS = {"line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER, "ellipsis": 
 
 DASHES = ("-", EM_DASH, ">")
 """Marks that may stand for a colon after a title: "Avoid - logos"."""
-
-
-def word_at(tokens: Sequence[Token], index: int) -> str:
-    """The text of a token if the index exists and the token is a word or symbol, else empty."""
-    inside = 0 <= index < len(tokens) and tokens[index].kind in WORDS
-    return tokens[index].text if inside else ""
 
 
 def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:

@@ -8,7 +8,7 @@ affirm, because an undetected double negation would be a missed violation.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from composer.audit.lexicon import NEGATES, Effect
+from composer.audit.lexicon import NEGATES, Cue, Effect
 from composer.audit.reading import Reading, phrase_of
 from composer.audit.tokens import DASHES, Kind
 
@@ -30,7 +30,6 @@ class Scope:
     has_noun: bool = False
     outside: bool = False  # after a preposition, in a place that is presupposed: "on the label"
     shared: bool = False  # that place has a definite article, which later places may share
-    flaw: bool = False  # the noun is a flaw or a change, of something that is there: "no glare"
     adjectives: int = 0
     determined: bool = False
     described: bool = False
@@ -48,13 +47,12 @@ def negation(
 ) -> Scope:
     """A negation by the cue at the token `at`; its phrase starts at the token `after`."""
     number = reading.numbers[at]
-    end = reading.items[number].end if reading.items else after
+    end = reading.items[number].end
     # The next cue ends it: phrases that overlap would make many cues in one item slow. But "blur"
     # in "no blur" is a noun.
-    noun = after in reading.cues and reading.cues[after][0].effect is Effect.HANDLE
+    noun = after in reading.cues and reading.cues[after].effect is Effect.HANDLE
     end = next((place for place in range(after + noun, end) if place in reading.cues), end)
     phrase = phrase_of(reading, after, end)
-    busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
     return Scope(
         negated=True,
         rule=rule,
@@ -64,7 +62,7 @@ def negation(
         start=after,
         determined=phrase.determined,
         described=phrase.described,
-        all_bare=phrase.nouns > 0 and not busy,
+        all_bare=phrase.nouns > 0 and not phrase.described,
     )
 
 
@@ -82,7 +80,7 @@ def ended(scope: Scope, rule: str, by: str) -> Scope:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The cue [index, end) of a prompt, and the scope that was open before it.
+    """The cue at a token, and the scope that was open before it.
 
     `universal` is the last token such as "everything"; `same` is the scope if its item is this one.
     """
@@ -90,21 +88,18 @@ class Turn:
     reading: Reading
     scope: Scope | None
     index: int
-    end: int
-    effect: Effect
-    text: str
     universal: int
+    cue: Cue
     same: Scope | None
-    first: bool  # an item begins with the cue
 
     def affirm(self, rule: str, cue: str = "", effect: Effect = Effect.AFFIRM) -> Scope:
         """The end of the negation."""
-        return affirmation(self.reading, self.index, rule, cue or self.text, effect)
+        return affirmation(self.reading, self.index, rule, cue or self.cue.text, effect)
 
-    def negate(self, rule: str = "negated", cue: str = "", effect: Effect | None = None) -> Scope:
-        """A negation of what follows."""
-        effect = effect or self.effect
-        return negation(self.reading, self.index, effect, cue or self.text, self.end, rule)
+    def negate(self, rule: str = "negated", cue: str = "", after: int = 0) -> Scope:
+        """A negation of what follows the cue, or of what is from the token `after` on."""
+        text, end = cue or self.cue.text, after or self.cue.end
+        return negation(self.reading, self.index, self.cue.effect, text, end, rule)
 
     def kinds(self, index: int) -> frozenset[str]:
         """The classes of the word at a token."""
@@ -113,16 +108,15 @@ class Turn:
 
 def after_cue(reading: Reading, scope: Scope | None, index: int, universal: int) -> Scope | None:
     """The open scope after the cue at a token; None if its words are ordinary words here."""
-    (cue, end), text = reading.cues[index], " ".join(reading.cues[index][0].words)
+    cue = reading.cues[index]
     same = scope if scope is not None and scope.item == reading.numbers[index] else None
-    first = reading.begins_item(index)
-    turn = Turn(reading, scope, index, end, cue.effect, text, universal, same, first)
+    turn = Turn(reading, scope, index, universal, cue, same)
     if cue.effect in (Effect.AFFIRM, Effect.SELDOM):
         return turn.affirm("pseudo", effect=cue.effect)
-    if Kind.HYPHEN in (reading.mark(index - 1), reading.mark(end)):
+    if Kind.HYPHEN in (reading.mark(index - 1), reading.mark(cue.end)):
         return None  # part of a compound: "never-ending", "just-baked"
     if cue.effect in (*NEGATES, Effect.WITHOUT) and _is_weak(turn):
-        weak = f"{turn.text} {reading.word(end)}".strip()
+        weak = f"{cue.text} {reading.word(cue.end)}".strip()
         return turn.affirm("pseudo", weak, Effect.SELDOM)
     match cue.effect:
         case Effect.STOP:
@@ -151,69 +145,64 @@ def _doubled(scope: Scope | None) -> bool:
 def _is_weak(turn: Turn) -> bool:
     """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign."""
     reading, index = turn.reading, turn.index
-    first, second = (*reading.words_after(turn.end - 1, 2), "", "")[:2]
+    first, second = (*reading.words_after(turn.cue.end - 1, 2), "", "")[:2]
     if "almost" in turn.kinds(index - 1) or reading.words_after(index - 3, 2) == ["far", "from"]:
         return True
-    adjoined = reading.mark(turn.end) is not Kind.WORD  # 0°
-    if (turn.text == "0" and adjoined) or (turn.text in ("no", "minus") and first.isdigit()):
+    adjoined = reading.mark(turn.cue.end) is not Kind.WORD  # 0°
+    if (turn.cue.text == "0" and adjoined) or (
+        turn.cue.text in ("no", "minus") and first.isdigit()
+    ):
         return True
-    if turn.text == "no":
+    if turn.cue.text == "no":
         forbids = first.endswith("ing") or "prohibition" in reading.lexicon.kinds(first)
         if second == "than" or (forbids and "sign" in reading.lexicon.kinds(second)):
             return True
-    if "ambiguous" in turn.kinds(index) and not turn.first:
+    if "ambiguous" in turn.kinds(index) and not turn.reading.begins_item(turn.index):
         return "before_ambiguous" not in turn.kinds(index - 1)
-    drawn = "determiner" in turn.kinds(index - 1) or "sign" in turn.kinds(turn.end)
+    drawn = "determiner" in turn.kinds(index - 1) or "sign" in turn.kinds(turn.cue.end)
     return reading.mark(index) is Kind.SYMBOL and drawn
 
 
 def _negate(turn: Turn) -> Scope | None:
     scope, same = turn.scope, turn.same
-    after = turn.reading.mark(turn.end)
-    if turn.effect is Effect.NO and after is Kind.COMMA:
+    after = turn.reading.mark(turn.cue.end)
+    if turn.cue.effect is Effect.NO and after is Kind.COMMA:
         return scope  # "no, ..." is an answer and negates no noun
-    named = after in (Kind.WORD, Kind.SYMBOL, Kind.OPEN, Kind.QUOTE)
-    if turn.reading.mark(turn.index) is Kind.SYMBOL and not named:
-        return scope  # "logo ❌, hat ✅"
-    if scope is not None and scope.negated and scope.listed:
-        return scope  # in "Negative prompt: no text" the text is still negated
     if same is not None and same.negated and not same.has_noun:
         if same.effect in NEGATES:
             return same  # "no no X" is emphasis
         if same.effect in (Effect.WITHOUT, Effect.ORDER):
-            return turn.affirm("double-negation", f"{same.cue} {turn.text}")
+            return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
     return turn.negate()
 
 
 def _handle(turn: Turn) -> Scope | None:
     """Apply a verb whose object must exist: under a negation the object is affirmed."""
-    same, before = turn.same, turn.index - 1
+    same = turn.same
     if same is None or same.listed or not same.negated or same.has_noun:
         return None
-    if "determiner" in turn.kinds(before) or turn.reading.word(before) == "any":
+    if not same.verbal and not (turn.cue.text.endswith("ing") and turn.reading.word(turn.cue.end)):
         return None
-    if not same.verbal and not (turn.text.endswith("ing") and turn.reading.word(turn.end)):
-        return None
-    return turn.affirm("double-negation", f"{same.cue} {turn.text}")
+    return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
 
 
 def _invert(turn: Turn) -> Scope | None:
     """Apply a cue that negates alone and affirms under another negation."""
-    scope, same, effect = turn.scope, turn.same, turn.effect
-    verb = turn.text.split()[0]
+    scope, same, effect = turn.scope, turn.same, turn.cue.effect
+    verb = turn.cue.text.split()[0]
     command = effect is Effect.ORDER or "command" in turn.reading.lexicon.kinds(verb)
     listed = scope is not None and scope.negated and scope.listed
     if scope is not None and not listed:
-        both = f"{scope.cue} {turn.text}"
+        both = f"{scope.cue} {turn.cue.text}"
         joined = turn.reading.items[turn.reading.numbers[turn.index]].joined
         verbs = scope.verbal and command and joined == "or"
         if scope.negated and (same or verbs) and not (command and scope.has_noun and same):
             return turn.affirm("double-negation", both)
         if same and same.effect is Effect.SELDOM and effect is not Effect.INVERT:
-            return turn.affirm("double-negation", f"{same.cue} … {turn.text}")
+            return turn.affirm("double-negation", f"{same.cue} … {turn.cue.text}")
         if _doubled(same):
             return turn.negate("double-negation", both)
-        if _doubled(scope) and command and turn.first:
+        if _doubled(scope) and command and turn.reading.begins_item(turn.index):
             return scope  # "do not crop, hide or remove X" continues
     if effect is Effect.INVERT or listed or (effect is Effect.ORDER and not _is_order(turn)):
         return None
@@ -223,13 +212,13 @@ def _invert(turn: Turn) -> Scope | None:
 def _is_order(turn: Turn) -> bool:
     """Whether a verb is a command ("remove the text") and not "a man removing posters"."""
     reading, before = turn.reading, turn.index - 1
-    after, mark, word = reading.word(turn.end), reading.mark(before), reading.word(before)
-    needs_article = "article_command" in reading.lexicon.kinds(turn.text)
+    after, mark, word = reading.word(turn.cue.end), reading.mark(before), reading.word(before)
+    needs_article = "article_command" in reading.lexicon.kinds(turn.cue.text)
     if needs_article and after not in ("the", "any", "all", "every", "a", "an"):
         return False
     if mark in _BEFORE_ORDERS:
         return True
-    if turn.text.split()[0].endswith("ing"):
+    if turn.cue.text.split()[0].endswith("ing"):
         return word == "by" or after in ("all", "any", "every")
     if mark is not Kind.WORD:
         return mark in (Kind.COMMA, Kind.SLASH, Kind.AND)
@@ -240,14 +229,14 @@ def _is_order(turn: Turn) -> bool:
 
 def _stop(turn: Turn) -> Scope | None:
     scope, word = turn.scope, turn.reading.word(turn.universal)
-    if turn.text == "but" and word and (scope is None or not scope.negated):
+    if turn.cue.text == "but" and word and (scope is None or not scope.negated):
         reach = 1 if word in ("all", "every", "each") else 4
         if turn.index - turn.universal <= reach:
-            return turn.negate("exception", f"{word} but", Effect.EXCEPT)
+            return turn.negate("exception", f"{word} but")
     if scope is None or not scope.negated:
         return None
-    accompanies = "with" in turn.reading.lexicon.kinds(turn.text)
-    if scope.listed and (accompanies or turn.text in ("as", "so", "when", "where", "if")):
+    accompanies = "with" in turn.reading.lexicon.kinds(turn.cue.text)
+    if scope.listed and (accompanies or turn.cue.text in ("as", "so", "when", "where", "if")):
         return None
     if accompanies and not scope.has_noun:
         return None  # "not covered with X"
@@ -264,18 +253,18 @@ def _except(turn: Turn) -> Scope | None:
     said = [turn.kinds(at) for at in range(verb, turn.index)]
     if said and not any(kinds & {"present", "visibility"} for kinds in said):
         return None  # "everything is in focus except X": X may be there
-    return turn.negate("exception", f"{word} {turn.text}")
+    return turn.negate("exception", f"{word} {turn.cue.text}")
 
 
 def _announce(turn: Turn) -> Scope | None:
     """Apply a title such as "Negative prompt:"; without a colon or a dash it is ordinary words."""
-    end, tokens = turn.end, turn.reading.tokens
+    end, tokens = turn.cue.end, turn.reading.tokens
     while "title" in turn.kinds(end):
         end += 1
     mark = turn.reading.mark(end)
     dash = mark is Kind.END and end < len(tokens) and tokens[end].text in DASHES
     titled = dash or mark is Kind.COLON or turn.reading.is_bullet(end + 1)
-    return replace(turn, end=end).negate("negative-list") if titled else None
+    return turn.negate("negative-list", after=end) if titled else None
 
 
 def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
@@ -291,7 +280,6 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
         return scope if scope.has_noun else replace(scope, has_noun=True)
     following = reading.words_after(index, 3)
     after = reading.lexicon.kinds(following[0] if following else "")
-    verb = "show" in kinds and (scope.verbal or "ing" in kinds or scope.has_noun)
     if not scope.has_noun and _some_remain(reading, index, scope):
         return affirmation(reading, index, "pseudo", f"{scope.cue} {text}")
     if text in ("for", "by") and "traded" in reading.lexicon.kinds(scope.cue.split()[0]):
@@ -301,7 +289,7 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if "preposition" in kinds or text == "to":
         presupposed = _is_presupposed(reading, text, following, scope)
         return replace(scope, outside=presupposed, shared=presupposed and "definite" in after)
-    if verb and not scope.has_noun:
+    if "show" in kinds and not scope.has_noun and (scope.verbal or "ing" in kinds):
         return scope
     needless = scope.cue.endswith(" to") and index == scope.start
     unknown_verb = (needless or "definite" in after) and not kinds & {*_NEUTRAL, "show"}
@@ -336,9 +324,7 @@ def _noun_or_modifier(scope: Scope, kinds: frozenset[str], following: Sequence[s
     listed = "list_adjective" in kinds and not noun and ("noun_too" not in kinds or joined)
     if adjective or listed:
         return replace(scope, adjectives=scope.adjectives + 1)
-    return replace(
-        scope, has_noun=True, flaw=scope.flaw or (not scope.has_noun and "flaw" in kinds)
-    )
+    return replace(scope, has_noun=True)
 
 
 def _some_remain(reading: Reading, index: int, scope: Scope) -> bool:
@@ -355,12 +341,10 @@ def _is_presupposed(reading: Reading, text: str, following: Sequence[str], scope
     if not following or following[0] == "any":
         return False
     locative = "locative" in reading.lexicon.kinds(text)
-    if scope.flaw and (locative or text == "of"):
-        return True
     if "of_like" in reading.lexicon.kinds(text):
         return False
     named = any(word.endswith("'s") for word in following) or following[0] == "either"
     if named or reading.lexicon.kinds(following[0]) & {"definite", "number"}:
         return True
     # A place may exist without an article: "no stains on shirts", "no boat on a lake".
-    return locative and text != "to" and scope.has_noun
+    return locative and scope.has_noun
