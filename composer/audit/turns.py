@@ -133,13 +133,7 @@ def after_cue(reading: Reading, scope: Scope | None, index: int, universal: int)
             return replace(scope, all_bare=True, outside=False, rule="list")
         case Effect.NO | Effect.NOT:
             return _negate(turn)
-        case Effect.HANDLE:
-            return _handle(turn)
     return _invert(turn)
-
-
-def _doubled(scope: Scope | None) -> bool:
-    return scope is not None and not scope.negated and scope.rule == "double-negation"
 
 
 def _is_weak(turn: Turn) -> bool:
@@ -164,49 +158,37 @@ def _is_weak(turn: Turn) -> bool:
 
 
 def _negate(turn: Turn) -> Scope | None:
-    scope, same = turn.scope, turn.same
-    after = turn.reading.mark(turn.cue.end)
-    if turn.cue.effect is Effect.NO and after is Kind.COMMA:
-        return scope  # "no, ..." is an answer and negates no noun
-    if same is not None and same.negated and not same.has_noun:
-        if same.effect in NEGATES:
-            return same  # "no no X" is emphasis
-        if same.effect in (Effect.WITHOUT, Effect.ORDER):
-            return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
-    return turn.negate()
-
-
-def _handle(turn: Turn) -> Scope | None:
-    """Apply a verb whose object must exist: under a negation the object is affirmed."""
     same = turn.same
-    if same is None or same.listed or not same.negated or same.has_noun:
-        return None
-    if not same.verbal and not (turn.cue.text.endswith("ing") and turn.reading.word(turn.cue.end)):
-        return None
-    return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
+    if turn.cue.effect is Effect.NO and turn.reading.mark(turn.cue.end) is Kind.COMMA:
+        return turn.scope  # "no, ..." is an answer and negates no noun
+    if same is not None and not same.has_noun and same.effect in (Effect.WITHOUT, Effect.ORDER):
+        return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
+    return turn.negate()
 
 
 def _invert(turn: Turn) -> Scope | None:
-    """Apply a cue that negates alone and affirms under another negation."""
-    scope, same, effect = turn.scope, turn.same, turn.cue.effect
-    verb = turn.cue.text.split()[0]
-    command = effect is Effect.ORDER or "command" in turn.reading.lexicon.kinds(verb)
+    """Apply a cue that affirms under another negation, and alone negates or does nothing."""
+    scope, same, effect, text = turn.scope, turn.same, turn.cue.effect, turn.cue.text
+    order, passive = effect is Effect.ORDER, effect in (Effect.INVERT, Effect.HANDLE)
     listed = scope is not None and scope.negated and scope.listed
+    if effect is Effect.HANDLE and same is not None:
+        # "No covered label" may be none; the object of "not covering the label" must exist.
+        acts = text.endswith("ing") and turn.reading.word(turn.cue.end)
+        if same.has_noun or not (same.verbal or acts):
+            return None
     if scope is not None and not listed:
-        both = f"{scope.cue} {turn.cue.text}"
+        both = f"{scope.cue} {text}"
         joined = turn.reading.items[turn.reading.numbers[turn.index]].joined
-        verbs = scope.verbal and command and joined == "or"
-        if scope.negated and (same or verbs) and not (command and scope.has_noun and same):
+        verbs = scope.verbal and order and joined == "or"
+        if scope.negated and (same or verbs) and not (order and scope.has_noun and same):
             return turn.affirm("double-negation", both)
-        if same and same.effect is Effect.SELDOM and effect is not Effect.INVERT:
-            return turn.affirm("double-negation", f"{same.cue} … {turn.cue.text}")
-        if _doubled(same):
+        if same and same.effect is Effect.SELDOM and not passive:
+            return turn.affirm("double-negation", f"{same.cue} … {text}")
+        if same and same.rule == "double-negation":
             return turn.negate("double-negation", both)
-        if _doubled(scope) and command and turn.reading.begins_item(turn.index):
+        if order and scope.rule == "double-negation" and turn.reading.begins_item(turn.index):
             return scope  # "do not crop, hide or remove X" continues
-    if effect is Effect.INVERT or listed or (effect is Effect.ORDER and not _is_order(turn)):
-        return None
-    return turn.negate()
+    return None if listed or passive or (order and not _is_order(turn)) else turn.negate()
 
 
 def _is_order(turn: Turn) -> bool:
