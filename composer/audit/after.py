@@ -11,8 +11,6 @@ from composer.audit.tokens import DASHES, WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
-_LONGEST = 5
-"""So many words the longest predicate has."""
 _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
@@ -30,9 +28,9 @@ def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | 
         if answer := _answer_at(text, at):
             return Mark(True, "after", answer)
     for at in places:
-        finite, words = _says_absent(text, mention, at)
+        words = _says_absent(text, mention, at)
         forgone = "forgone" in text.lexicon.kinds(words.rpartition(" ")[2])
-        if words and (forgone or _is_subject(text, mention, finite)):
+        if words and (forgone or _is_subject(text, mention)):
             return Mark(True, "after", words)
     return None
 
@@ -44,7 +42,7 @@ def affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
         both = "-free"
     elif cue not in ("no", "without") and _is_let(text, mention):
         both = "let"
-    elif "harmed" in text.kinds(last) and cue in ("no", "not"):
+    elif "harmed" in text.kinds(last):
         both = f"… {text.word(last)}"
     elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
         both = f"{text.word(last)} {text.word(last + 1)}"
@@ -114,26 +112,17 @@ def _written_beside(text: Reading, mention: Mention) -> str:
 def _free_after(text: Reading, mention: Mention) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
     last = mention.last
-    if text.mark(last) is Kind.HYPHEN:
-        if "suffix" in text.kinds(last + 1):
-            return "" if text.mark(last + 2) is Kind.HYPHEN else f"-{text.word(last + 1)}"
-        return _suspended(text, last + 1) if text.joins(last + 1) else ""
-    if text.mark(last) is Kind.SLASH:
-        return _suspended(text, last)
     if text.word(last) == "free" and text.mark(last + 1) is not Kind.HYPHEN:
         return "" if "not_free" in text.kinds(last + 1) else "free"
-    return ""
-
-
-def _suspended(text: Reading, at: int) -> str:
-    # Each word of the list brings its hyphen and a comma or a conjunction.
-    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(text.tokens))):
-        mark, word = text.mark(index), text.word(index)
-        if mark is Kind.HYPHEN and "suffix" in text.kinds(index + 1):
-            return f"-{text.word(index + 1)}"
-        joins = text.joins(index) or mark is Kind.HYPHEN
-        if not joins and (mark is not Kind.WORD or word in ("free", "with")):
-            return ""
+    if text.mark(last) not in (Kind.HYPHEN, Kind.SLASH):
+        return ""
+    # Each word of a list brings its hyphen and a comma or a conjunction.
+    listed = text.mark(last) is Kind.SLASH or text.joins(last + 1)
+    for index in range(last, last + 1 + 3 * _WORDS_BESIDE * bool(listed)):
+        if text.mark(index) is Kind.HYPHEN and "suffix" in text.kinds(index + 1):
+            return "" if text.mark(index + 2) is Kind.HYPHEN else f"-{text.word(index + 1)}"
+        if not text.joins(index) and text.mark(index) not in (Kind.HYPHEN, Kind.WORD):
+            break
     return ""
 
 
@@ -168,17 +157,14 @@ def _predicates(text: Reading, mention: Mention) -> list[int]:
             # After a noun: the word after the mention may be its verb.
             if nouns or not _joined_subject(text, at, limit):
                 break
-            while at < limit and (text.joins(at) or text.word(at) in ("the", "any")):
+            while text.joins(at) or text.word(at) in ("the", "any"):
                 at += 1
-            while at < limit and _is_noun(text, at):
+            while _is_noun(text, at):
                 at += 1
             places.append(at)
         elif "preposition" in kinds and "no" not in text.kinds(at + 1):
             at += 1
-            plain = {"any", "kind", "sort"}
-            while at < limit and (
-                _is_noun(text, at) or "determiner" in text.kinds(at) or text.word(at) in plain
-            ):
+            while _is_noun(text, at) or text.kinds(at) & {"determiner", "neutral", "filler"}:
                 at += 1
             if "determiner" not in text.kinds(at - 1):
                 places.append(at)
@@ -225,36 +211,32 @@ def _joined_subject(text: Reading, at: int, limit: int) -> bool:
     return False
 
 
-def _says_absent(text: Reading, mention: Mention, at: int) -> tuple[bool, str]:
-    """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
+def _says_absent(text: Reading, mention: Mention, at: int) -> str:
+    """The words from `at` on if they mean absence, else empty."""
     index, negator, finite = _verbs(text, at)
-    word, kinds = text.word(index), text.kinds(index)
-    words = " ".join(filter(None, (text.word(i) for i in range(at, index + 1))))
-    if "appears" in kinds and "negator" in text.kinds(index + 1):
-        return True, f"{words} {text.word(index + 1)}"
-    if negator:
-        return finite, words if _is_presence(text, index) else ""
-    if gone := _gone_at(text, index, finite):
-        after = index + gone
-        placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
-        denied = any(text.kinds(at) & {"negator", "no"} for at in (after, after + 1))
-        if denied and not text.joins(after):
-            return False, ""  # "das Logo fehlt nicht"
-        if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
-            return False, ""  # "left out in the rain"
-        words = " ".join(filter(None, (text.word(i) for i in range(at, after))))
-        return finite and word != "nowhere", words
-    ends = _ends(text, index + 1)
-    if "leaves" in kinds and ends:
-        return finite, words
-    kept = _kept(text, mention)
-    if word == "off" and _kept(text, mention, "removing"):
-        return False, words
-    if "gone_at_end" in kinds and ends:
-        return False, words if word not in ("out", "off", "away") or kept else ""
-    if word in ("out", "off", "outside", "hidden", "away") and _sees(text, index):
-        return finite, words if kept is not False else ""
-    return False, ""
+    word, kinds, end = text.word(index), text.kinds(index), index + 1
+    ends, kept = _ends(text, end), _kept(text, mention)
+    if "appears" in kinds and "negator" in text.kinds(end):  # "das Logo erscheint nicht"
+        absent, end = True, end + 1
+    elif negator:
+        absent = _is_presence(text, index)
+    elif gone := _gone_at(text, index, finite):
+        end = index + gone
+        placed = "locative" in text.kinds(end) and "definite" in text.kinds(end + 1)
+        away = finite or text.word(end) in ("from", "by") or _sees(text, end)
+        denied = (text.kinds(end) | text.kinds(end + 1)) & {"negator", "no"}
+        # Not "left out in the rain", "das Logo fehlt nicht".
+        absent = (not denied or bool(text.joins(end))) and (not placed or away)
+    elif ends and "leaves" in kinds:
+        absent = True
+    elif word == "off" and _kept(text, mention, "removing"):
+        absent = True
+    elif ends and "gone_at_end" in kinds:
+        absent = word not in ("out", "off", "away") or bool(kept)
+    else:
+        moved = word in ("out", "off", "outside", "hidden", "away")
+        absent = moved and kept is not False and _sees(text, index)
+    return " ".join(filter(None, map(text.word, range(at, end)))) if absent else ""
 
 
 def _verbs(text: Reading, at: int) -> tuple[int, str, bool]:
@@ -298,15 +280,13 @@ def _sees(text: Reading, index: int) -> bool:
 def _gone_at(text: Reading, index: int, finite: bool) -> int:
     """How many tokens a predicate of absence has that begins at a token: "out of the question"."""
     words: list[str] = []
-    for at in range(index, len(text.tokens)):
-        if text.mark(at) is Kind.HYPHEN and words:
+    for at in range(index, index + 7):  # no predicate is longer
+        if text.mark(at) is Kind.HYPHEN:
             continue
         words.append(text.word(at))
         kinds = text.lexicon.kinds(" ".join(words))
         if "gone" in kinds or ("refused" in kinds and (finite or _ends(text, at + 1))):
             return at + 1 - index
-        if not words[-1] or len(words) == _LONGEST:
-            break
     return 0
 
 
@@ -314,26 +294,17 @@ def _kept(text: Reading, mention: Mention, kind: str = "keep") -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
         if kind in text.kinds(index):
-            before = (index - 1, index - 2)
-            avoided = any(text.word(at) in ("no", "avoid", "without") for at in before)
-            return not avoided and not any("negator" in text.kinds(at) for at in before)
+            before = text.kinds(index - 1) | text.kinds(index - 2)
+            return not before & {"negator", "no", "without"}
     return None
 
 
-def _is_subject(text: Reading, mention: Mention, finite: bool) -> bool:
+def _is_subject(text: Reading, mention: Mention) -> bool:
     """Whether a mention is no object of the words before it: "glare on the label is not shown"."""
     for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
         word, kinds = text.word(index), text.kinds(index)
-        if text.mark(index) is Kind.HYPHEN:
-            continue
-        if not word or text.joins(index):
-            return True
-        if "with" in kinds:
-            return not finite
-        if "stop" in kinds:  # "a cap where no logo is seen"
+        if not word or text.joins(index) or "stop" in kinds:  # "a cap where no logo is seen"
             return True
         if "preposition" in kinds:
-            return word in ("for", "about") or text.word(index - 1) in ("kind", "any", "sort")
-        if "ing" in kinds and not kinds & {"show", "keep"}:
             return False
     return True

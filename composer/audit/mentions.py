@@ -154,7 +154,7 @@ def _spelt_out(text: str, root: Node) -> Iterator[tuple[int, int, Sequence[int]]
     """The terms that are spelt letter by letter, also behind an article: "l.o.g.o", "a l o g o"."""
     for match in _SPELT.finditer(text):
         letters = [at for at in range(*match.span()) if text[at].isalnum()]
-        for places in (letters, letters[1:] if text[letters[0]] == "a" else ()):
+        for places in (letters, letters[1:] if text[letters[0]] == "a" else []):
             node = root.after.get("".join(text[at] for at in places))
             if node is not None and node.terms:
                 yield places[0], match.end(), node.terms
