@@ -21,8 +21,6 @@ def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | 
     before = text.word(mention.first - 1)
     if mark is not None and mark.cue == f"not {before}":
         return None  # "not every logo is removed"
-    if cue := _written_beside(text, mention):
-        return Mark(True, "affix", cue)
     places = [*_predicates(text, mention), *_second_predicate(text, mention.last)]
     for at in places:
         if answer := _answer_at(text, at):
@@ -90,7 +88,8 @@ def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     for at in compound[1:]:  # no-price-tag, non-stick
         if text.word(at) in _PREFIXES:
             return Mark(True, "affix", f"{text.word(at)}-")
-    return Mark(True, "affix", "non") if text.word(first - 1) == "non" else None
+    cue = "non" if text.word(first - 1) == "non" else _written_beside(text, mention)
+    return Mark(True, "affix", cue) if cue else None
 
 
 def _written_beside(text: Reading, mention: Mention) -> str:

@@ -63,7 +63,7 @@ def find_mentions(
         previous = (-1, -1)
         for start, end in _occurrences(work.text, plain, borders):
             place = _tokens_at(tokens, start, end)
-            if place != previous:  # once in a word is enough
+            if borders or place != previous:  # inside a word once is enough
                 found.setdefault((start, end, *place), []).append((number,))
                 previous = place
     mentions: list[Mention] = []

@@ -162,16 +162,13 @@ def _closing(after: Item | None) -> str:
     """The conjunction that closes a list at the item `after` or later."""
     if after is None or after.opener in _RESTARTS:
         return ""
-    phrase = after.phrase
+    phrase, closed = after.phrase, after.closed
+    acts, loud = phrase.acts or phrase.command, phrase.described or phrase.determined
     if after.joined == "or":
         return "or"
     if after.joined == "and":
-        busy = phrase.determined or phrase.described or phrase.acts or phrase.command
-        return "" if busy or phrase.clausal else "and"
-    if phrase.acts or phrase.command:
-        return ""
-    quiet = not (phrase.described or phrase.determined)
-    return after.closed if quiet or after.closed == "or" else ""
+        return "" if acts or loud or phrase.clausal else "and"
+    return "" if acts or (loud and closed != "or") else closed
 
 
 def phrase_of(text: Reading, start: int, end: int) -> Phrase:
@@ -185,11 +182,12 @@ def phrase_of(text: Reading, start: int, end: int) -> Phrase:
         index += 1
         if index - 1 in text.mentioned and token.kind in WORDS:
             nouns.append(index - 1)
-        elif token.kind is not Kind.WORD:
+        elif token.kind is not Kind.WORD or word in ("any", "no") or "filler" in kinds:
             continue
-        elif index < end and text.mark(index) is Kind.HYPHEN:
-            continue  # only the last part of a compound counts
-        elif word in ("any", "no") or "filler" in kinds:
+        elif index < end and (
+            text.mark(index) is Kind.HYPHEN  # only the last part of a compound counts
+            or ("list_adjective" in kinds and not nouns)
+        ):
             continue
         elif "determiner" in kinds or word.isdigit():
             determined = determined or not nouns
@@ -199,8 +197,6 @@ def phrase_of(text: Reading, start: int, end: int) -> Phrase:
                 placed = True
                 break
             index = after
-        elif "list_adjective" in kinds and not nouns and index < end:
-            continue
         elif "imperative" in kinds and not nouns and index < end and not described:
             command = True
         elif "finite" in kinds:
@@ -229,10 +225,9 @@ def _scenery(text: Reading, index: int, end: int) -> int:
 
     `index` is the token after the preposition; "of any kind" is another such phrase.
     """
-    first = text.word(index)
     for at in range(index, min(index + 3, end)):
         kinds = text.kinds(at)
-        if "scene" in kinds or (at > index and first == "any" and "filler" in kinds):
+        if "scene" in kinds or (text.word(at - 1) == "any" and "filler" in kinds):
             return at + 1
         if text.word(at) not in ("the", "this", "any", "sight"):
             break

@@ -132,10 +132,9 @@ def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _
     level = state.quotes
     if level is not None and level.mark == token.text:
         return replace(state, scope=level.scope, quotes=level.outer)
-    before = reading.tokens[index - 1] if index else None
-    if token.text == "'" and before is not None and before.end == token.start:
-        if before.kind is Kind.WORD:
-            return state  # a possessive: artists' logo
+    adjoins = bool(reading.word(index - 1)) and reading.tokens[index - 1].end == token.start
+    if token.text == "'" and adjoins:
+        return state  # a possessive: artists' logo
     drawn = any("writing" in reading.kinds(at) for at in range(index - 3, index))
     return replace(state, quotes=_Level(token.text, state.scope, level, drawn))
 
@@ -165,7 +164,7 @@ def _still_open(scope: Scope) -> bool:
     """
     if scope.has_noun or scope.adjectives > 1:
         return False
-    return not (scope.verbal and scope.described)
+    return not (scope.verbal and scope.phrase.described)
 
 
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
@@ -192,12 +191,15 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return False
     if item.joined == "and":
         if phrase.determined:
-            return scope.determined and not phrase.described and not phrase.placed and not closed
+            return (
+                scope.phrase.determined
+                and not phrase.described
+                and not phrase.placed
+                and not closed
+            )
         return not phrase.described
     if scope.effect is Effect.INSTEAD:
         return closed == "or" and phrase.bare
-    if phrase.determined:
-        return closed == "or" and (scope.determined or scope.verbal)
-    if phrase.described:
-        return closed == "or"
+    if phrase.determined or phrase.described:
+        return closed == "or" and (scope.phrase.determined or scope.verbal or not phrase.determined)
     return bool(closed) or (phrase.bare and scope.all_bare)

@@ -49,15 +49,10 @@ def parse_terms(terms: Iterable[str | Mapping[str, Any] | Term]) -> tuple[Term, 
         if term.severity not in ("error", "warn"):
             raise ValueError(f"the term {term.term!r}: severity must be error or warn")
         for form in (term.term, *term.aliases):
-            if not _is_visible(form):
+            if not normalise(form).text.strip():
                 raise ValueError(f"the term {term.term!r} has a form without a visible character")
         parsed[term] = None
     return tuple(parsed)
-
-
-@lru_cache(maxsize=4096)
-def _is_visible(form: str) -> bool:
-    return bool(normalise(form).text.strip())
 
 
 @dataclass

@@ -101,14 +101,10 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
         kind = _KINDS.get(name or "", Kind.WORD)
         if name == "mark":
             kind = _mark(text, start, end, tokens)
-        elif name == "lora":
-            part = ""
-        elif name == "without":
-            part = "without"
-        elif name == "abbreviation":
-            part = part.rstrip(".").replace("/", "")
-        elif name == "elided":  # a word that loses its vowel before another: l'eau
-            part = part[:-1]
+        elif name in ("lora", "without"):
+            part = "" if name == "lora" else name
+        elif name in ("abbreviation", "elided"):  # "l'" of "l'eau" is a word too
+            part = part.rstrip("'.").replace("/", "")
         elif name == "number":
             part = part.replace(" ", "")
         elif part == "break" and work.original[slice(*work.span(start, end))] == "BREAK":
@@ -122,11 +118,11 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
     mark = text[start:end]
     if mark == "-":
         left = bool(before) and before[-1].end == start and before[-1].kind is Kind.WORD
-        right = end < len(text) and text[end].isalnum()
-        if left:  # before a comma or a conjunction it is suspended: "logo- and text-free"
-            compound = right or text.startswith((",", " and ", " or "), end)
-            return Kind.HYPHEN if compound else Kind.END
-        return Kind.OTHER if right else Kind.END
+        right = text[end : end + 1].isalnum()
+        # Before a comma or a conjunction it is suspended: "logo- and text-free".
+        if left and (right or text.startswith((",", " and ", " or "), end)):
+            return Kind.HYPHEN
+        return Kind.OTHER if right and not left else Kind.END
     if mark == "/" and text[start - 1 : start] == text[end : end + 1] == " ":
         return Kind.COMMA
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):

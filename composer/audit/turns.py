@@ -6,10 +6,10 @@ affirm, because an undetected double negation would be a missed violation.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from composer.audit.lexicon import NEGATES, Cue, Effect
-from composer.audit.reading import Reading, phrase_of
+from composer.audit.reading import Phrase, Reading, phrase_of
 from composer.audit.tokens import DASHES, Kind
 
 _BEFORE_ORDERS = (Kind.END, Kind.LINE, Kind.COLON, Kind.OPEN, Kind.QUOTE, Kind.SEMICOLON)
@@ -26,13 +26,12 @@ class Scope:
     effect: Effect
     item: int
     start: int = -1  # the token after the cue
+    phrase: Phrase = field(default_factory=Phrase)  # from there to the next cue
     listed: bool = False  # a list with a colon, which extends to the border
     has_noun: bool = False
     outside: bool = False  # after a preposition, in a place that is presupposed: "on the label"
     shared: bool = False  # that place has a definite article, which later places may share
     adjectives: int = 0
-    determined: bool = False
-    described: bool = False
     all_bare: bool = True
     ended: str = ""
 
@@ -53,17 +52,8 @@ def negation(
     noun = after in reading.cues and reading.cues[after].effect is Effect.HANDLE
     end = next((place for place in range(after + noun, end) if place in reading.cues), end)
     phrase = phrase_of(reading, after, end)
-    return Scope(
-        negated=True,
-        rule=rule,
-        cue=cue,
-        effect=effect,
-        item=number,
-        start=after,
-        determined=phrase.determined,
-        described=phrase.described,
-        all_bare=phrase.nouns > 0 and not phrase.described,
-    )
+    bare = phrase.nouns > 0 and not phrase.described
+    return Scope(True, rule, cue, effect, number, after, phrase, all_bare=bare)
 
 
 def affirmation(
@@ -184,8 +174,6 @@ def _invert(turn: Turn) -> Scope | None:
             return turn.affirm("double-negation", both)
         if same and same.effect is Effect.SELDOM and not passive:
             return turn.affirm("double-negation", f"{same.cue} … {text}")
-        if same and same.rule == "double-negation":
-            return turn.negate("double-negation", both)
         if order and scope.rule == "double-negation" and turn.reading.begins_item(turn.index):
             return scope  # "do not crop, hide or remove X" continues
     return None if listed or passive or (order and not _is_order(turn)) else turn.negate()
@@ -198,15 +186,12 @@ def _is_order(turn: Turn) -> bool:
     needs_article = "article_command" in reading.lexicon.kinds(turn.cue.text)
     if needs_article and after not in ("the", "any", "all", "every", "a", "an"):
         return False
-    if mark in _BEFORE_ORDERS:
-        return True
-    if turn.cue.text.split()[0].endswith("ing"):
+    if mark not in _BEFORE_ORDERS and turn.cue.text.split()[0].endswith("ing"):
         return word == "by" or after in ("all", "any", "every")
-    if mark is not Kind.WORD:
-        return mark in (Kind.COMMA, Kind.SLASH, Kind.AND)
     if word == "to":
         return "intending" in turn.kinds(before - 1)
-    return "polite" in turn.kinds(before) or word.endswith("ly")
+    begins = mark in (*_BEFORE_ORDERS, Kind.COMMA, Kind.SLASH, Kind.AND)
+    return begins or "polite" in turn.kinds(before)
 
 
 def _stop(turn: Turn) -> Scope | None:
@@ -218,10 +203,9 @@ def _stop(turn: Turn) -> Scope | None:
     if scope is None or not scope.negated:
         return None
     accompanies = "with" in turn.reading.lexicon.kinds(turn.cue.text)
-    if scope.listed and (accompanies or turn.cue.text in ("as", "so", "when", "where", "if")):
-        return None
-    if accompanies and not scope.has_noun:
-        return None  # "not covered with X"
+    passes = accompanies or turn.cue.text in ("as", "so", "when", "where", "if")
+    if (scope.listed and passes) or (accompanies and not scope.has_noun):
+        return None  # "avoid: a cap with X", "not covered with X"
     return turn.affirm("terminator")
 
 

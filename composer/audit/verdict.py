@@ -105,7 +105,7 @@ def audit(
     reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
     decided: dict[tuple[int, int], Mark] = {}
     for mention in mentions:
-        key = (mention.first, mention.last)
+        key = (mention.start, mention.end)
         if key not in decided:
             marked = marks[mention.last - 1]
             if marked is not None and marked.negated:
