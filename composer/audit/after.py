@@ -14,8 +14,14 @@ _WORDS_BESIDE = 3
 _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
-def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
-    """The negation in or after a mention that no scope covers; None if there is none."""
+def decide(text: Reading, mention: Mention, mark: Mark | None) -> Mark:
+    """The mark of a mention; `mark` is that of the scope which it is in."""
+    if mark is not None and mark.negated:
+        return _affirmed_after(text, mention, mark) or mark
+    return _negated_after(text, mention, mark) or mark or Mark(False, "affirmed", "")
+
+
+def _negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
     if affix := _affix(text, mention, mark):
         return affix
     before = text.word(mention.first - 1)
@@ -25,7 +31,6 @@ def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | 
     for at in places:
         if answer := _answer_at(text, at):
             return Mark(True, "after", answer)
-    for at in places:
         words = _says_absent(text, mention, at)
         forgone = "forgone" in text.lexicon.kinds(words.rpartition(" ")[2])
         if words and (forgone or _is_subject(text, mention)):
@@ -33,12 +38,12 @@ def negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | 
     return None
 
 
-def affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
+def _affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
     cue, last, both = mark.cue.split()[0], mention.last, ""
     if _free_after(text, mention) and cue not in ("no", "avoid"):
         both = "-free"
-    elif cue not in ("no", "without") and _is_let(text, mention):
+    elif _is_let(text, mention):
         both = "let"
     elif "harmed" in text.kinds(last):
         both = f"… {text.word(last)}"

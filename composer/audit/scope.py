@@ -105,20 +105,17 @@ def _after_mark(reading: Reading, state: _State, index: int, token: Token) -> _S
         opened = token.text == "--no"
         no = negation(reading, index, Effect.LIST, "--no", index, "negative-list")
         return replace(state, scope=replace(no, listed=True) if opened else None)
-    if kind is Kind.SEMICOLON and listing:
+    if kind not in (Kind.LINE, Kind.END, Kind.SEMICOLON):
         return state
-    if kind in (Kind.LINE, Kind.END, Kind.SEMICOLON):
-        bullet = reading.is_bullet(index + 1)
-        goes_on = listing and (bullet or reading.is_bullet(index) or reading.is_bullet(index - 1))
-        titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
-        begun = _listed(scope) if titled and (bullet or token.text in DASHES) else None
-        if begun and not goes_on:
-            return replace(state, scope=begun)
-        hesitates = token.text.startswith("..") and scope is not None and scope.start == index
-        goes_on = goes_on or hesitates
-    else:
-        return state
-    return state if goes_on else replace(state, scope=None, universal=_NEVER)
+    bullet = reading.is_bullet(index + 1)
+    bulleted = bullet or reading.is_bullet(index) or reading.is_bullet(index - 1)
+    goes_on = listing and (kind is Kind.SEMICOLON or bulleted)
+    titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
+    begun = _listed(scope) if titled and (bullet or token.text in DASHES) else None
+    if begun and not goes_on:
+        return replace(state, scope=begun)
+    hesitates = token.text.startswith("..") and scope is not None and scope.start == index
+    return state if goes_on or hesitates else replace(state, scope=None, universal=_NEVER)
 
 
 def _listed(scope: Scope | None) -> Scope | None:
@@ -157,16 +154,6 @@ def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
     )
 
 
-def _still_open(scope: Scope) -> bool:
-    """Whether the negated phrase has no noun yet: "no large, bold X", "do not show or print X".
-
-    After two adjectives it counts as having one.
-    """
-    if scope.has_noun or scope.adjectives > 1:
-        return False
-    return not (scope.verbal and scope.phrase.described)
-
-
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negation extends to the item that begins here."""
     phrase, closed = item.phrase, item.closed
@@ -178,7 +165,9 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return within or (item.enclosed and not scope.outside)
     if scope.listed or item.joined == "close" or item.opener is Effect.INCLUDE:
         return True
-    if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
+    # "No large, bold X", "do not show or print X"; two adjectives count as a noun.
+    complete = scope.has_noun or scope.adjectives > 1 or (scope.verbal and scope.phrase.described)
+    if not complete and not phrase.determined and (scope.verbal or not phrase.command):
         return True
     # "No text on the mug, logos or stamps" continues the list before the place, "no text on the
     # mug, lid or cup" the places.

@@ -253,7 +253,7 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if scope.effect is Effect.INSTEAD and index > scope.start and _begins_clause(reading, index):
         return ended(scope, "list-end", text)
     if "preposition" in kinds or text == "to":
-        presupposed = _is_presupposed(reading, text, following, scope)
+        presupposed = _is_presupposed(reading, kinds, following, scope)
         return replace(scope, outside=presupposed, shared=presupposed and "definite" in after)
     if "show" in kinds and not scope.has_noun and (scope.verbal or "ing" in kinds):
         return scope
@@ -302,15 +302,14 @@ def _some_remain(reading: Reading, index: int, scope: Scope) -> bool:
     return some or "quantity" in reading.kinds(index)
 
 
-def _is_presupposed(reading: Reading, text: str, following: Sequence[str], scope: Scope) -> bool:
+def _is_presupposed(
+    reading: Reading, kinds: frozenset[str], following: Sequence[str], scope: Scope
+) -> bool:
     """Whether the object of a preposition exists in any case: "no glare on the label"."""
-    if not following or following[0] == "any":
-        return False
-    locative = "locative" in reading.lexicon.kinds(text)
-    if "of_like" in reading.lexicon.kinds(text):
+    if not following or following[0] == "any" or "of_like" in kinds:
         return False
     named = any(word.endswith("'s") for word in following) or following[0] == "either"
     if named or reading.lexicon.kinds(following[0]) & {"definite", "number"}:
         return True
     # A place may exist without an article: "no stains on shirts", "no boat on a lake".
-    return locative and scope.has_noun
+    return "locative" in kinds and scope.has_noun

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.audit.after import affirmed_after, negated_after
+from composer.audit.after import decide
 from composer.audit.lexicon import lexicon
 from composer.audit.mentions import find_mentions
 from composer.audit.normalise import LOOKALIKES, normalise
@@ -107,12 +107,7 @@ def audit(
     for mention in mentions:
         key = (mention.start, mention.end)
         if key not in decided:
-            marked = marks[mention.last - 1]
-            if marked is not None and marked.negated:
-                decided[key] = affirmed_after(reading, mention, marked) or marked
-            else:
-                after = negated_after(reading, mention, marked)
-                decided[key] = after or marked or Mark(False, "affirmed", "")
+            decided[key] = decide(reading, mention, marks[mention.last - 1])
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]

@@ -200,6 +200,97 @@ def test_a_nought_negates_what_it_counts_and_nothing_else(prompt: str, reached: 
     assert verdict(prompt, "logo") == reached
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("0% logo", "ok"), ("0 % logo", "ok"), ("10% logo", "violation"),
+        ("no hat, 24mm lens, f/2.8 logo", "violation"), ("no hat, 1/2 logo", "violation"),
+    ],
+)  # fmt: skip
+def test_a_number_with_its_unit_is_one_word(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("logo (none)", "ok"), ("logo [no]", "ok"), ("logo (❌)", "ok"),
+        ("logo (no hat)", "violation"), ("logo (none of the small ones)", "violation"),
+        ("hat: none, logo: gold", "violation"), ("hat: no, logo", "violation"),
+    ],
+)  # fmt: skip
+def test_an_answer_in_brackets_or_behind_a_colon_speaks_of_its_own_word(
+    prompt: str, reached: str
+) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("everything except the logo", "ok"), ("everything is shown except the logo", "ok"),
+        ("everything is blue except the logo", "violation"),
+        ("everyone holds a mug except the logo", "violation"),
+        ("no other logo than ours", "violation"), ("no logo other than ours", "violation"),
+        ("no other hat than a logo", "violation"), ("no other logo", "ok"),
+    ],
+)  # fmt: skip
+def test_an_exception_is_left_out_only_of_what_is_shown(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("Avoid\n- hat\n- logo", "ok"), ("## Negative\n* hat\n* logo\n## Show\n* mug", "ok"),
+        ("## Avoid\n* hat\n## Show\n* logo", "violation"), ("Avoid\nlogo", "violation"),
+    ],
+)  # fmt: skip
+def test_a_title_without_a_colon_begins_the_list_below_it(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("logos are painted over and are gone", "ok"), ("logo turned away and not visible", "ok"),
+        ("the logo, which is old, is missing", "ok"),
+        ("the logo, which is old, is red", "violation"),
+        ("the logo would be wrong, it is forbidden", "ok"),
+        ("logos are old and still there", "violation"), ("logo, hat not visible", "violation"),
+    ],
+)  # fmt: skip
+def test_the_second_predicate_of_a_mention_counts_as_the_first(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "reached"),
+    [
+        ("logo", "没有logo的杯子", "ok"), ("文字", "一个杯子，没有文字", "ok"),
+        ("text", "textなし", "ok"),
+        ("ロゴ", "ロゴのないマグ", "ok"), ("로고", "로고가 없는 컵", "ok"),
+        ("logo", "不要去掉logo", "violation"),
+        ("文字", "文字しかない", "violation"), ("문자", "문자가 있는 컵", "violation"),
+        ("文字", "没有文字的杯子旁边有文字", "violation"),
+    ],
+)  # fmt: skip
+def test_a_negation_written_beside_a_term_counts_once(term: str, text: str, reached: str) -> None:
+    assert verdict(text, term) == reached
+
+
+@pytest.mark.parametrize("text", ["ﾛｺﾞ", "ロコ\u3099", "ﾛｺ\u3099"])
+def test_a_letter_written_in_parts_is_found_and_reported_whole(text: str) -> None:
+    (finding,) = audit(f"{text}のマグ", ["ロゴ"]).findings
+    assert (finding.start, finding.end) == (0, len(text))
+
+
+@pytest.mark.parametrize("elided", ["d'eau", "l'eau", "d’eau", "qu'eau"])
+def test_a_word_behind_an_elided_one_is_a_word_of_its_own(elided: str) -> None:
+    (finding,) = audit(f"un verre {elided}", ["eau"]).findings
+    assert finding.start == len("un verre ") + elided.index("e")
+
+
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
     assert verdict("logos", {"term": "logo", "match": "exact"}) == "ok"
     assert verdict("a LOGO", {"term": "logo", "match": "exact"}) == "violation"
