@@ -51,18 +51,32 @@ def _affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
         both = f"{text.word(last)} {text.word(last + 1)}"
     elif text.word(last) in ("✅", "✔", "☑") and _ends(text, last + 1) and not cue.isalnum():
         both = text.word(last)
-    elif _one_left(text, mention):
+    elif _one_left(text, mention, cue) or (mark.rule == "exception" and _is_spared(text, last)):
         return Mark(False, "exception", mark.cue)
     elif verb := _undone(text, last):
         both = f"… {verb}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
 
 
-def _one_left(text: Reading, mention: Mention) -> bool:
-    """Whether there is one, which "than" names: "no other word than OPEN"."""
+def _one_left(text: Reading, mention: Mention, cue: str) -> bool:
+    """Whether one is there: "no other word than OPEN", "no hat but one", "swap X for a new one"."""
     first, last = mention.first, mention.last
-    others = [at for at in (first - 1, last) if "other" in text.kinds(at)]
-    return bool(others) and any("than" in text.kinds(at) for at in range(last, last + 3))
+    if any("other" in text.kinds(at) for at in (first - 1, last)):
+        return any("than" in text.kinds(at) for at in range(last, last + 3))
+    if "traded" in text.lexicon.kinds(cue):
+        return not {"one", "ones", "version"}.isdisjoint(text.words_after(last - 1, 6))
+    at = last + (text.mark(last) is Kind.COMMA) + 1
+    counted = text.kinds(at - 1) & {"stop", "except"} and "number" in text.kinds(at)
+    while counted and ("number" in text.kinds(at) or text.joins(at)):
+        at += 1
+    return bool(counted) and not _is_noun(text, at)
+
+
+def _is_spared(text: Reading, at: int) -> bool:
+    """Whether an exception is one of what is said, not of what is shown: "… is in shadow"."""
+    index, _, finite = _verbs(text, at)
+    said = text.kinds(index) | text.kinds(index - 1)
+    return finite and not (said & {"present", "gone"} or _sees(text, index))
 
 
 def _undone(text: Reading, at: int) -> str:
@@ -135,7 +149,7 @@ def _answer_at(text: Reading, at: int) -> str:
     mark = text.tokens[at].text if at < len(text.tokens) else ""
     if mark == "," and text.word(at + 1) == "none":
         at += 1
-    elif mark in (":", "=", "?", "(", "[", *DASHES) and text.mark(at) is not Kind.HYPHEN:
+    elif mark in (":", "=", "?", *"([])", *DASHES) and text.mark(at) is not Kind.HYPHEN:
         at += 2 if text.tokens[at + 1 : at + 2] and text.tokens[at + 1].text == ">" else 1
     elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
         return ""

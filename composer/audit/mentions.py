@@ -134,7 +134,8 @@ def readable(tokens: Sequence[Token]) -> list[ReadWord]:
     words: list[ReadWord] = []
     for index, token in enumerate(tokens):
         if token.kind is Kind.WORD:
-            joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
+            between = tokens[words[-1].index + 1 : index] if words else tokens
+            joined = len(between) < 3 and all(t.kind is Kind.HYPHEN or not t.text for t in between)
             words.append(ReadWord(index, _readings(token.text), joined))
     return words
 
@@ -158,11 +159,3 @@ def _spelt_out(text: str, root: Node) -> Iterator[tuple[int, int, Sequence[int]]
             node = root.after.get("".join(text[at] for at in places))
             if node is not None and node.terms:
                 yield places[0], match.end(), node.terms
-
-
-def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:
-    """Whether only hyphens and block borders are between two words."""
-    return start - end <= 2 and all(
-        token.kind is Kind.HYPHEN or (token.kind is Kind.END and not token.text)
-        for token in tokens[end:start]
-    )

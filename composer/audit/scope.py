@@ -129,17 +129,12 @@ def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _
     level = state.quotes
     if level is not None and level.mark == token.text:
         return replace(state, scope=level.scope, quotes=level.outer)
-    adjoins = bool(reading.word(index - 1)) and reading.tokens[index - 1].end == token.start
-    if token.text == "'" and adjoins:
-        return state  # a possessive: artists' logo
     drawn = any("writing" in reading.kinds(at) for at in range(index - 3, index))
     return replace(state, quotes=_Level(token.text, state.scope, level, drawn))
 
 
 def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
     """The negation in the item that begins: it goes on, or it has ended."""
-    if item.joined == "border":
-        return scope
     if not _goes_on(reading, scope, item):
         by = {"open": "bracket", "close": "bracket"}.get(item.joined, item.joined)
         return ended(scope, "presupposed" if scope.outside else "list-end", by)
@@ -180,12 +175,8 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return False
     if item.joined == "and":
         if phrase.determined:
-            return (
-                scope.phrase.determined
-                and not phrase.described
-                and not phrase.placed
-                and not closed
-            )
+            placed = phrase.placed and scope.effect is not Effect.ORDER
+            return scope.phrase.determined and not (phrase.described or placed or closed)
         return not phrase.described
     if scope.effect is Effect.INSTEAD:
         return closed == "or" and phrase.bare
