@@ -11,7 +11,6 @@ from composer.audit.tokens import DASHES, WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
-_PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
 def decide(text: Reading, mention: Mention, mark: Mark | None) -> Mark:
@@ -22,7 +21,7 @@ def decide(text: Reading, mention: Mention, mark: Mark | None) -> Mark:
 
 
 def _negated_after(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
-    if affix := _affix(text, mention, mark):
+    if affix := _affix(text, mention):
         return affix
     before = text.word(mention.first - 1)
     if mark is not None and mark.cue == f"not {before}":
@@ -49,7 +48,7 @@ def _affirmed_after(text: Reading, mention: Mention, mark: Mark) -> Mark | None:
         both = f"… {text.word(last)}"
     elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
         both = f"{text.word(last)} {text.word(last + 1)}"
-    elif text.word(last) in ("✅", "✔", "☑") and _ends(text, last + 1) and not cue.isalnum():
+    elif "tick" in text.kinds(last) and _ends(text, last + 1) and not cue.isalnum():
         both = text.word(last)
     elif _one_left(text, mention, cue) or (mark.rule == "exception" and _is_spared(text, last)):
         return Mark(False, "exception", mark.cue)
@@ -94,7 +93,7 @@ def _is_let(text: Reading, mention: Mention) -> bool:
     return is_let and not appears
 
 
-def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
+def _affix(text: Reading, mention: Mention) -> Mark | None:
     """A negating prefix or suffix: "text-free", "non-stick"."""
     first = mention.first
     compound = [first]
@@ -105,7 +104,7 @@ def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
         weak = "almost" in text.kinds(before) or text.word(before) in ("not", "never")
         return None if weak else Mark(True, "affix", cue)
     for at in compound[1:]:  # no-price-tag, non-stick
-        if text.word(at) in _PREFIXES:
+        if "prefix" in text.kinds(at):
             return Mark(True, "affix", f"{text.word(at)}-")
     cue = "non" if text.word(first - 1) == "non" else _written_beside(text, mention)
     return Mark(True, "affix", cue) if cue else None
@@ -114,8 +113,9 @@ def _affix(text: Reading, mention: Mention, mark: Mark | None) -> Mark | None:
 def _written_beside(text: Reading, mention: Mention) -> str:
     """A negation of a script without blanks beside a mention; two affirm: 不要去掉logo."""
     first, last = text.tokens[mention.first], text.tokens[mention.last - 1]
-    before = first.text[: mention.start - first.start] or text.word(mention.first - 1)
-    after = last.text[mention.end - last.start :] + "".join(text.words_after(mention.last - 1, 2))
+    start, end = mention.start - first.start, mention.end - last.start
+    before = first.text[max(0, start - 9) : start] or text.word(mention.first - 1)
+    after = "".join((last.text[end : end + 9], *text.words_after(mention.last - 1, 2)))
     if before.isascii() and after.isascii():
         return ""
     classes = text.lexicon.classes
@@ -151,13 +151,15 @@ def _answer_at(text: Reading, at: int) -> str:
         at += 1
     elif mark in (":", "=", "?", *"([])", *DASHES) and text.mark(at) is not Kind.HYPHEN:
         at += 2 if text.tokens[at + 1 : at + 2] and text.tokens[at + 1].text == ">" else 1
-    elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
+    elif text.word(at) not in ("none", "nope", "no") and text.mark(at) is not Kind.SYMBOL:
         return ""
     answer = text.word(at)
     if answer in ("not", "absolutely"):
         follows = text.word(at + 1) in ("any", "not", "at") or "present" in text.kinds(at + 1)
         return f"{mark} {answer} {text.word(at + 1)}" if follows else ""
     ends = _ends(text, at + 1) or "emphasis" in text.kinds(at + 1)
+    if text.word(at + 2).isdigit():
+        return ""  # No. 5
     words = answer if mark == answer else f"{mark} {answer}".strip()
     return words if "answer" in text.kinds(at) and ends else ""
 
@@ -247,7 +249,7 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> str:
         absent = (not denied or bool(text.joins(end))) and (not placed or away)
     elif ends and "leaves" in kinds:
         absent = True
-    elif word == "off" and _kept(text, mention, "removing"):
+    elif _kept(text, mention, {"off": "removing", "into": "turning"}.get(word, "none")):
         absent = True
     elif ends and "gone_at_end" in kinds:
         absent = word not in ("out", "off", "away") or bool(kept)

@@ -129,6 +129,9 @@ def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _
     level = state.quotes
     if level is not None and level.mark == token.text:
         return replace(state, scope=level.scope, quotes=level.outer)
+    adjoins = bool(reading.word(index - 1)) and reading.tokens[index - 1].end == token.start
+    if token.text == "'" and adjoins:
+        return state  # a possessive: artists' logo
     drawn = any("writing" in reading.kinds(at) for at in range(index - 3, index))
     return replace(state, quotes=_Level(token.text, state.scope, level, drawn))
 

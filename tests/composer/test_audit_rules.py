@@ -217,6 +217,7 @@ def test_a_number_with_its_unit_is_one_word(prompt: str, reached: str) -> None:
         ("logo (none)", "ok"), ("logo [no]", "ok"), ("logo (❌)", "ok"),
         ("logo (no hat)", "violation"), ("logo (none of the small ones)", "violation"),
         ("hat: none, logo: gold", "violation"), ("hat: no, logo", "violation"),
+        ("logo no, hat yes", "ok"), ("logo No. 5", "violation"), ("[logo] none [hat] red", "ok"),
     ],
 )  # fmt: skip
 def test_an_answer_in_brackets_or_behind_a_colon_speaks_of_its_own_word(
@@ -324,6 +325,10 @@ def test_quoted_words_after_a_writing_verb_are_drawn_so_a_no_in_them_excuses_not
     assert verdict('a sign that says "no logo"', "logo") == "violation"
     assert verdict('"A quiet park, no logo"', "logo") == "ok"
     assert verdict('Avoid "logo" and "text"', "logo") == "ok"
+
+
+def test_a_possessive_opens_no_quotation() -> None:
+    assert verdict("the artists' mug, no 'logo' here", "logo") == "ok"
 
 
 def test_a_quoted_negation_does_not_leave_its_quotes() -> None:
