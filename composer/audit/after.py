@@ -212,7 +212,7 @@ def _second_predicate(text: Reading, at: int) -> list[int]:
 
 
 _NO_NOUNS = frozenset(
-    "gone gone_at_end negator auxiliary preposition determiner with ing ed".split()
+    "stop except gone gone_at_end negator auxiliary preposition determiner with ing ed".split()
 )
 
 

@@ -100,7 +100,7 @@ def _after_mark(reading: Reading, state: _State, index: int, token: Token) -> _S
         level = state.brackets
         return replace(state, scope=level.scope, brackets=level.outer) if level else state
     if kind is Kind.COLON:
-        return replace(state, scope=_listed(scope))
+        return replace(state, scope=None if listing else _listed(scope))  # or another list begins
     if kind is Kind.FLAG:
         opened = token.text == "--no"
         no = negation(reading, index, Effect.LIST, "--no", index, "negative-list")

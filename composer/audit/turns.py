@@ -248,7 +248,7 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     after = reading.lexicon.kinds(following[0] if following else "")
     if not scope.has_noun and _some_remain(reading, index, scope):
         return affirmation(reading, index, "pseudo", f"{scope.cue} {text}")
-    if text in ("for", "by") and "traded" in reading.lexicon.kinds(scope.cue.split()[0]):
+    if "trade_for" in kinds and "traded" in reading.lexicon.kinds(scope.cue.split()[0]):
         return affirmation(reading, index, "terminator", text)
     if scope.effect is Effect.INSTEAD and index > scope.start and _begins_clause(reading, index):
         return ended(scope, "list-end", text)

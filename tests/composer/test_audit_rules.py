@@ -245,9 +245,10 @@ def test_an_exception_is_left_out_only_of_what_is_shown(prompt: str, reached: st
     [
         ("Avoid\n- hat\n- logo", "ok"), ("## Negative\n* hat\n* logo\n## Show\n* mug", "ok"),
         ("## Avoid\n* hat\n## Show\n* logo", "violation"), ("Avoid\nlogo", "violation"),
+        ("Avoid: hat; show: logo", "violation"), ("Avoid: hat; mug; logo", "ok"),
     ],
 )  # fmt: skip
-def test_a_title_without_a_colon_begins_the_list_below_it(prompt: str, reached: str) -> None:
+def test_a_title_begins_a_list_and_the_next_title_ends_it(prompt: str, reached: str) -> None:
     assert verdict(prompt, "logo") == reached
 
 

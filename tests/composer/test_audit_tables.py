@@ -85,6 +85,23 @@ def test_a_verb_at_the_end_of_a_german_phrase_inverts_what_is_before_it(
     assert audit(prompt, ["logo"], languages=["de"]).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("code", "prompt", "verdict"),
+    [
+        ("pt", "substitua o boné por um logo", "violation"), ("pt", "substitua o logo", "ok"),
+        ("fr", "garde le logo mais enlève le chapeau", "violation"),
+        ("fr", "garde le chapeau mais enlève le logo", "ok"),
+        ("es", "ningún otro logo que el nuestro", "violation"),
+        ("de", "statt eines Hutes soll ein Logo auf die Kappe", "violation"),
+        ("de", "das Logo erscheint nicht", "ok"), ("fr", "le logo n'apparaît pas", "ok"),
+    ],
+)  # fmt: skip
+def test_other_languages_exchange_and_except_as_english_does(
+    code: str, prompt: str, verdict: str
+) -> None:
+    assert audit(prompt, ["logo"], languages=[code]).verdict == verdict
+
+
 def test_other_languages_are_read_only_where_they_are_asked_for() -> None:
     assert audit("eine Kappe ohne Logo", ["logo"]).verdict == "violation"
     assert audit("eine Kappe ohne Logo", ["logo"], languages=["de"]).verdict == "ok"
