@@ -153,7 +153,9 @@ def _negate(turn: Turn) -> Scope | None:
         return turn.scope  # "no, ..." is an answer and negates no noun
     if same is not None and not same.has_noun and same.effect in (Effect.WITHOUT, Effect.ORDER):
         return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
-    return turn.negate()
+    # In "no A, no B, C" each has its own negation.
+    repeats = turn.scope is not None and same is None and turn.scope.cue == turn.cue.text
+    return replace(turn.negate(), all_bare=False) if repeats else turn.negate()
 
 
 def _invert(turn: Turn) -> Scope | None:

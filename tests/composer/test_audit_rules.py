@@ -293,6 +293,18 @@ def test_a_word_behind_an_elided_one_is_a_word_of_its_own(elided: str) -> None:
     assert finding.start == len("un verre ") + elided.index("e")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("no hat, no cap, logo", "violation"), ("no hat, no cap, no logo", "ok"),
+        ("no hat, no cap or logo", "ok"), ("no hat, cap, logo", "ok"),
+        ("no hat. no cap, logo", "ok"), ("no hat, never a cap, logo", "ok"),
+    ],
+)  # fmt: skip
+def test_a_bare_noun_after_negations_that_repeat_is_wanted(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
     assert verdict("logos", {"term": "logo", "match": "exact"}) == "ok"
     assert verdict("a LOGO", {"term": "logo", "match": "exact"}) == "violation"
