@@ -148,7 +148,7 @@ def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
         scope,
         outside=False,
         rule="list" if in_list else scope.rule,
-        all_bare=scope.all_bare and item.phrase.bare,
+        all_bare=scope.all_bare and item.phrase.bare and item.joined not in ("and", "or"),
     )
 
 

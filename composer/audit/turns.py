@@ -89,7 +89,10 @@ class Turn:
     def negate(self, rule: str = "negated", cue: str = "", after: int = 0) -> Scope:
         """A negation of what follows the cue, or of what is from the token `after` on."""
         text, end = cue or self.cue.text, after or self.cue.end
-        return negation(self.reading, self.index, self.cue.effect, text, end, rule)
+        begun = negation(self.reading, self.index, self.cue.effect, text, end, rule)
+        # In "no A, no B, C" each has its own negation.
+        repeats = self.scope is not None and self.same is None and self.scope.cue == text
+        return replace(begun, all_bare=False) if repeats else begun
 
     def kinds(self, index: int) -> frozenset[str]:
         """The classes of the word at a token."""
@@ -153,9 +156,7 @@ def _negate(turn: Turn) -> Scope | None:
         return turn.scope  # "no, ..." is an answer and negates no noun
     if same is not None and not same.has_noun and same.effect in (Effect.WITHOUT, Effect.ORDER):
         return turn.affirm("double-negation", f"{same.cue} {turn.cue.text}")
-    # In "no A, no B, C" each has its own negation.
-    repeats = turn.scope is not None and same is None and turn.scope.cue == turn.cue.text
-    return replace(turn.negate(), all_bare=False) if repeats else turn.negate()
+    return turn.negate()
 
 
 def _invert(turn: Turn) -> Scope | None:
@@ -205,9 +206,10 @@ def _stop(turn: Turn) -> Scope | None:
     if scope is None or not scope.negated:
         return None
     accompanies = "with" in turn.reading.lexicon.kinds(turn.cue.text)
+    order = scope.effect is Effect.ORDER
     passes = accompanies or turn.cue.text in ("as", "so", "when", "where", "if")
-    if (scope.listed and passes) or (accompanies and not scope.has_noun):
-        return None  # "avoid: a cap with X", "not covered with X"
+    if (scope.listed and passes) or (accompanies and not (scope.has_noun or order)):
+        return None  # "avoid: a cap with X", "not covered with X", but "replace it with X"
     return turn.affirm("terminator")
 
 

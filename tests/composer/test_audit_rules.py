@@ -299,10 +299,17 @@ def test_a_word_behind_an_elided_one_is_a_word_of_its_own(elided: str) -> None:
         ("no hat, no cap, logo", "violation"), ("no hat, no cap, no logo", "ok"),
         ("no hat, no cap or logo", "ok"), ("no hat, cap, logo", "ok"),
         ("no hat. no cap, logo", "ok"), ("no hat, never a cap, logo", "ok"),
+        ("no hat or cap, logo", "violation"), ("no hat/cap, logo", "violation"),
+        ("without hat, without cap, logo", "violation"), ("no hat or cap, mug or logo", "ok"),
     ],
 )  # fmt: skip
-def test_a_bare_noun_after_negations_that_repeat_is_wanted(prompt: str, reached: str) -> None:
+def test_a_bare_noun_after_a_list_that_is_complete_is_wanted(prompt: str, reached: str) -> None:
     assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize("thing", ["it", "him", "the hat", "text", "this one"])
+def test_what_comes_for_another_thing_is_wanted(thing: str) -> None:
+    assert verdict(f"replace {thing} with a logo", "logo") == "violation"
 
 
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
