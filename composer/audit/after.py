@@ -87,10 +87,9 @@ def _undone(text: Reading, at: int) -> str:
 
 def _is_let(text: Reading, mention: Mention) -> bool:
     """Whether "let" affirms a mention: "don't let the dog leave", not "don't let a dog appear"."""
-    first, last = mention.first, mention.last
-    is_let = any(text.word(at) in ("let", "letting") for at in range(first - 3, first))
+    before, last = map(text.word, range(mention.first - 3, mention.first)), mention.last
     appears = text.word(last) in ("", "be", "in", "into") or "present" in text.kinds(last)
-    return is_let and not appears
+    return not appears and not {"let", "letting"}.isdisjoint(before)
 
 
 def _affix(text: Reading, mention: Mention) -> Mark | None:
@@ -157,9 +156,8 @@ def _answer_at(text: Reading, at: int) -> str:
     if answer in ("not", "absolutely"):
         follows = text.word(at + 1) in ("any", "not", "at") or "present" in text.kinds(at + 1)
         return f"{mark} {answer} {text.word(at + 1)}" if follows else ""
-    ends = _ends(text, at + 1) or "emphasis" in text.kinds(at + 1)
-    if text.word(at + 2).isdigit():
-        return ""  # No. 5
+    numbered = text.word(at + 2).isdigit()  # No. 5
+    ends = (_ends(text, at + 1) or "emphasis" in text.kinds(at + 1)) and not numbered
     words = answer if mark == answer else f"{mark} {answer}".strip()
     return words if "answer" in text.kinds(at) and ends else ""
 
@@ -236,6 +234,7 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> str:
     index, negator, finite = _verbs(text, at)
     word, kinds, end = text.word(index), text.kinds(index), index + 1
     ends, kept = _ends(text, end), _kept(text, mention)
+    moves = {"off": "removing", "into": "turning"}.get(word, "none")
     if "appears" in kinds and "negator" in text.kinds(end):  # "das Logo erscheint nicht"
         absent, end = True, end + 1
     elif negator:
@@ -247,9 +246,7 @@ def _says_absent(text: Reading, mention: Mention, at: int) -> str:
         denied = (text.kinds(end) | text.kinds(end + 1)) & {"negator", "no"}
         # Not "left out in the rain", "das Logo fehlt nicht".
         absent = (not denied or bool(text.joins(end))) and (not placed or away)
-    elif ends and "leaves" in kinds:
-        absent = True
-    elif _kept(text, mention, {"off": "removing", "into": "turning"}.get(word, "none")):
+    elif (ends and "leaves" in kinds) or _kept(text, mention, moves):
         absent = True
     elif ends and "gone_at_end" in kinds:
         absent = word not in ("out", "off", "away") or bool(kept)

@@ -96,8 +96,7 @@ class Reading:
         """Whether a token is the bullet or the number of a list, at the start of a line."""
         if self.mark(index - 1) is not Kind.LINE or not 0 < index < len(self.tokens):
             return False
-        following = self.tokens[index + 1].text if index + 1 < len(self.tokens) else ""
-        mark = self.tokens[index].text
+        mark, following = (*(token.text for token in self.tokens[index : index + 2]), "")[:2]
         return mark in ("-", "*", "•", "·", "+") or (mark.isdigit() and following in (".", ")"))
 
     def begins_item(self, index: int) -> bool:

@@ -185,4 +185,8 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return closed == "or" and phrase.bare
     if phrase.determined or phrase.described:
         return closed == "or" and (scope.phrase.determined or scope.verbal or not phrase.determined)
+    # "Armour, no helmet, spear" are tags: there only what few want goes on the list.
+    tag = reading.items[scope.item].joined == "comma" and not closed
+    if tag and not any("unwanted" in reading.kinds(at) for at in range(item.start, item.end)):
+        return False
     return bool(closed) or (phrase.bare and scope.all_bare)

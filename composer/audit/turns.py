@@ -206,9 +206,9 @@ def _stop(turn: Turn) -> Scope | None:
     if scope is None or not scope.negated:
         return None
     accompanies = "with" in turn.reading.lexicon.kinds(turn.cue.text)
-    order = scope.effect is Effect.ORDER
     passes = accompanies or turn.cue.text in ("as", "so", "when", "where", "if")
-    if (scope.listed and passes) or (accompanies and not (scope.has_noun or order)):
+    begun = scope.has_noun or scope.effect is Effect.ORDER
+    if (scope.listed and passes) or (accompanies and not begun):
         return None  # "avoid: a cap with X", "not covered with X", but "replace it with X"
     return turn.affirm("terminator")
 

@@ -151,13 +151,13 @@ _ABSENT = {
     "after": "{cue} after it says that it is absent",
     "replacement": "{cue} puts something else in its place",
 }
-_MARKS = ("comma", "semicolon", "bracket")
 
 
 def _why(term: Term, text: str, mark: Mark) -> str:
     """Why the mention `text` of a term has its mark, and how it was disguised."""
     reasons = _ABSENT if mark.negated else _THERE
-    ended = f"the {mark.ended}" if mark.ended in _MARKS else repr(mark.ended)
+    named = mark.ended in ("comma", "semicolon", "bracket")
+    ended = f"the {mark.ended}" if named else repr(mark.ended)
     reason = reasons[mark.rule].format(cue=repr(mark.cue), ended=ended)
     disguise = _disguise(term, text)
     return f"{disguise}; {reason}" if disguise else reason
@@ -177,5 +177,5 @@ def _disguise(term: Term, text: str) -> str:
     if any(char.isdigit() for char in text) and not any(char.isdigit() for char in known):
         return f"{text!r} has digits for letters"
     letters = text.replace(".", " ").replace("-", " ").replace("*", " ").split()
-    spelt = len(letters) > 2 and all(len(letter) == 1 for letter in letters)
+    spelt = len(letters) > 2 and max(map(len, letters)) == 1
     return f"{text!r} is spelt letter by letter" if spelt else ""

@@ -301,6 +301,8 @@ def test_a_word_behind_an_elided_one_is_a_word_of_its_own(elided: str) -> None:
         ("no hat. no cap, logo", "ok"), ("no hat, never a cap, logo", "ok"),
         ("no hat or cap, logo", "violation"), ("no hat/cap, logo", "violation"),
         ("without hat, without cap, logo", "violation"), ("no hat or cap, mug or logo", "ok"),
+        ("mug, no hat, cap, logo", "violation"), ("mug, no text, logo, mug", "ok"),
+        ("mug, no hat, cap or logo", "ok"),
     ],
 )  # fmt: skip
 def test_a_bare_noun_after_a_list_that_is_complete_is_wanted(prompt: str, reached: str) -> None:
