@@ -2,12 +2,12 @@
 
 Each stage takes the values of those before it and changes none of them:
 
-    normalise   the prompt in plain small letters         languages/*.txt   the tables of cues and
-    tokens      its words and marks                       lexicon           word classes, as data
-    terms       where terms occur (spelling, forms)
-    items       the phrases between commas and borders    text, reading     the values that the
-    scope       what each negation covers:                                  stages hand on
-                turns (cues), plain (other words)
+    normalise   the prompt in plain small letters         languages/*.txt   the tables of cues,
+    tokens      its words and marks                       lexicon           classes and endings
+    terms       the forms of the terms
+    mentions    where they occur
+    reading     the cues, and the phrases between commas and borders
+    scope       what each negation covers; `turns` has what a cue and another word do to it
     after       negations in or after a mention
     verdict     a finding for each mention, with reasons
 

@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from composer.audit.normalise import normalise
-from composer.audit.tokens import WORDS, Kind, Token
+from composer.audit.tokens import WORDS, Kind, Token, tokenise
 
 LANGUAGES = {
     "en": "english", "de": "german", "fr": "french", "es": "spanish", "it": "italian",
@@ -48,12 +48,13 @@ class Effect(Enum):
 NEGATES = (Effect.NO, Effect.NOT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cue:
-    """One cue: its words and its effect."""
+    """A cue in a prompt: its effect, its words, and the token after it."""
 
-    words: tuple[str, ...]
     effect: Effect
+    text: str
+    end: int
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,28 @@ class Table:
 class Lexicon:
     """The tables of some languages together.
 
-    `cues` has the beginnings of all cues, each with the cue that it is, if it is one.
+    `cues` has the beginnings of all cues, each with its effect if it is a cue.
     """
 
-    cues: Mapping[tuple[str, ...], Cue | None]
+    cues: Mapping[tuple[str, ...], Effect | None]
     classes: Mapping[str, frozenset[str]]
 
     def kinds(self, word: str) -> frozenset[str]:
         """The names of the tables that have a word, and what its ending says."""
         return _kinds_of(self, word)
 
-    def cue_at(self, tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
-        """The longest cue that begins at a token, and the token after it."""
+    def cue_at(self, tokens: Sequence[Token], index: int) -> Cue | None:
+        """The longest cue that begins at a token."""
         words: tuple[str, ...] = ()
-        best: tuple[Cue, int] | None = None
+        best: Cue | None = None
         for at in range(index, len(tokens)):
             if tokens[at].kind is Kind.HYPHEN and words:
                 continue
             words = (*words, tokens[at].text)
             if tokens[at].kind not in WORDS or words not in self.cues:
                 break
-            if cue := self.cues[words]:
-                best = (cue, at + 1)
+            if effect := self.cues[words]:
+                best = Cue(effect, " ".join(words), at + 1)
         return best
 
 
@@ -136,8 +137,8 @@ def read_tables(language: str) -> Iterator[Table]:
 
 def _spelt(entries: Sequence[str]) -> Iterator[str]:
     for entry in entries:
-        words = (word.split("/") for word in normalise(entry).text.split())
-        yield from map(" ".join, product(*words))
+        for words in product(*(word.split("/") for word in entry.split())):
+            yield " ".join(token.text for token in tokenise(normalise(" ".join(words))))
 
 
 @lru_cache(maxsize=16)
@@ -152,11 +153,11 @@ def lexicon(languages: tuple[str, ...] = ()) -> Lexicon:
             raise ValueError(f"{language!r} is no language of the audit: {', '.join(LANGUAGES)}")
         for table in read_tables(language):
             classes.setdefault(table.name, set()).update(table.entries)
-    known: dict[tuple[str, ...], Cue | None] = {}
+    known: dict[tuple[str, ...], Effect | None] = {}
     for effect in Effect:
         for phrase in classes.get(effect.value, ()):
             words = tuple(phrase.split())
             for count in range(1, len(words)):
                 known.setdefault(words[:count], None)
-            known[words] = known.get(words) or Cue(words, effect)
+            known[words] = known.get(words) or effect
     return Lexicon(known, {name: frozenset(entries) for name, entries in classes.items()})

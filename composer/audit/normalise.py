@@ -69,12 +69,20 @@ class Working:
     offsets: tuple[int, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """The original offsets of [start, end), including combining marks on the last letter."""
+        """The original offsets of [start, end), with all parts of the last letter."""
         stop = self.offsets[end - 1] + 1
         limit = self.offsets[end] if end < len(self.offsets) else len(self.original)
-        while stop < limit and unicodedata.combining(self.original[stop]):
+        while stop < limit and _adds(self.original[stop]):
             stop += 1
         return self.offsets[start], stop
+
+
+def _adds(char: str) -> bool:
+    """Whether a character is a part of the letter before it: an accent, a later jamo."""
+    return (
+        "\u1160" <= char <= "\u11ff"
+        or unicodedata.combining(unicodedata.normalize("NFKC", char)[0]) > 0
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -119,6 +127,10 @@ def normalise(original: str) -> Working:
         else:
             becomes = _plain(char)
         for part in becomes:
+            whole = unicodedata.normalize("NFC", text[-1] + part) if text else ""
+            if len(whole) == 1:  # a letter that is written in parts: half-width kana, jamo
+                text[-1] = whole
+                continue
             text.append(part)
             offsets.append(offset)
     return Working(original, "".join(text), tuple(offsets))

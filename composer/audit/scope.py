@@ -6,16 +6,25 @@ the noun phrase after a cue, then its list. A word counts as not covered where t
 
 from dataclasses import dataclass, replace
 
-from composer.audit.items import Item, cut_items
-from composer.audit.lexicon import Cue, Effect
-from composer.audit.plain import after_word
-from composer.audit.reading import Mark, Reading, Scope, ended, negation
-from composer.audit.text import Text
+from composer.audit.lexicon import Effect
+from composer.audit.reading import Item, Reading
 from composer.audit.tokens import DASHES, WORDS, Kind, Token
-from composer.audit.turns import after_cue
+from composer.audit.turns import Scope, after_cue, after_word, ended, negation
 
-_BULLETS = ("-", "*", "•", "·", "+")
 _NEVER = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The result for one word: whether a negation covers it, and the cue and rule that decided.
+
+    `ended` is what ended the negation of `cue`, where one did.
+    """
+
+    negated: bool
+    rule: str
+    cue: str
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +45,6 @@ class _State:
     universal: int = _NEVER  # the last token such as "everything" or "anything"
     brackets: _Level | None = None
     quotes: _Level | None = None
-
-
-def read(text: Text) -> Reading:
-    """Find the cues of a text, and cut it into items."""
-    cues: dict[int, tuple[Cue, int]] = {}
-    skip = 0
-    for index, token in enumerate(text.tokens):
-        if token.kind in WORDS and index >= skip:
-            found = text.lexicon.cue_at(text.tokens, index)
-            # No cue inside another cue or inside a mention.
-            if found and not all(place in text.mentioned for place in range(index, found[1])):
-                cues[index] = found
-                skip = found[1]
-    items = cut_items(text, cues)
-    starts = {item.start: number for number, item in enumerate(items)}
-    numbers: list[int] = []
-    for index in range(len(text.tokens)):
-        numbers.append(starts.get(index, numbers[-1] if numbers else 0))
-    return Reading(text.tokens, text.mentioned, text.lexicon, cues, items, numbers)
 
 
 def find_marks(reading: Reading) -> list[Mark | None]:
@@ -84,10 +74,10 @@ def _after_word(reading: Reading, state: _State, index: int) -> tuple[_State, in
     """The state after the cue or the word at a token, and the token after it."""
     if index in reading.cues:
         drawn = state.quotes is not None and state.quotes.drawn
-        effective = not drawn or reading.cues[index][0].effect in (Effect.STOP, Effect.INCLUDE)
+        effective = not drawn or reading.cues[index].effect in (Effect.STOP, Effect.INCLUDE)
         scope = after_cue(reading, state.scope, index, state.universal) if effective else None
         if scope is not None:
-            return replace(state, scope=scope), reading.cues[index][1]
+            return replace(state, scope=scope), reading.cues[index].end
     elif reading.tokens[index].kind is Kind.SYMBOL and index not in reading.mentioned:
         return state, index + 1
     if "universal" in reading.kinds(index):
@@ -110,26 +100,22 @@ def _after_mark(reading: Reading, state: _State, index: int, token: Token) -> _S
         level = state.brackets
         return replace(state, scope=level.scope, brackets=level.outer) if level else state
     if kind is Kind.COLON:
-        return replace(state, scope=_listed(scope))
+        return replace(state, scope=None if listing else _listed(scope))  # or another list begins
     if kind is Kind.FLAG:
         opened = token.text == "--no"
         no = negation(reading, index, Effect.LIST, "--no", index, "negative-list")
         return replace(state, scope=replace(no, listed=True) if opened else None)
-    if kind is Kind.SEMICOLON and listing:
+    if kind not in (Kind.LINE, Kind.END, Kind.SEMICOLON):
         return state
-    if kind is Kind.LINE:
-        goes_on = listing and _bullet(reading, index + 1)
-    elif kind in (Kind.END, Kind.SEMICOLON):
-        goes_on = listing and (_bullet(reading, index) or _bullet(reading, index - 1))
-        titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
-        begun = _listed(scope) if titled and token.text in DASHES else None
-        if begun and not goes_on:
-            return replace(state, scope=begun)
-        hesitates = token.text.startswith("..") and scope is not None and scope.start == index
-        goes_on = goes_on or hesitates
-    else:
-        return state
-    return state if goes_on else replace(state, scope=None, universal=_NEVER)
+    bullet = reading.is_bullet(index + 1)
+    bulleted = bullet or reading.is_bullet(index) or reading.is_bullet(index - 1)
+    goes_on = listing and (kind is Kind.SEMICOLON or bulleted)
+    titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
+    begun = _listed(scope) if titled and (bullet or token.text in DASHES) else None
+    if begun and not goes_on:
+        return replace(state, scope=begun)
+    hesitates = token.text.startswith("..") and scope is not None and scope.start == index
+    return state if goes_on or hesitates else replace(state, scope=None, universal=_NEVER)
 
 
 def _listed(scope: Scope | None) -> Scope | None:
@@ -139,31 +125,19 @@ def _listed(scope: Scope | None) -> Scope | None:
     return replace(scope, listed=True, rule="negative-list")
 
 
-def _bullet(reading: Reading, index: int) -> bool:
-    """Whether a token is the bullet or the number of a list, at the start of a line."""
-    tokens = reading.tokens
-    if not 0 < index < len(tokens) or tokens[index - 1].kind is not Kind.LINE:
-        return False
-    numbered = tokens[index].text.isdigit() and index + 1 < len(tokens)
-    return tokens[index].text in _BULLETS or (numbered and tokens[index + 1].text in (".", ")"))
-
-
 def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _State:
     level = state.quotes
     if level is not None and level.mark == token.text:
         return replace(state, scope=level.scope, quotes=level.outer)
-    before = reading.tokens[index - 1] if index else None
-    if token.text == "'" and before is not None and before.end == token.start:
-        if before.kind is Kind.WORD:
-            return state  # a possessive: artists' logo
+    adjoins = bool(reading.word(index - 1)) and reading.tokens[index - 1].end == token.start
+    if token.text == "'" and adjoins:
+        return state  # a possessive: artists' logo
     drawn = any("writing" in reading.kinds(at) for at in range(index - 3, index))
     return replace(state, quotes=_Level(token.text, state.scope, level, drawn))
 
 
 def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
     """The negation in the item that begins: it goes on, or it has ended."""
-    if item.joined == "border":
-        return scope
     if not _goes_on(reading, scope, item):
         by = {"open": "bracket", "close": "bracket"}.get(item.joined, item.joined)
         return ended(scope, "presupposed" if scope.outside else "list-end", by)
@@ -174,18 +148,8 @@ def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
         scope,
         outside=False,
         rule="list" if in_list else scope.rule,
-        all_bare=scope.all_bare and item.phrase.bare,
+        all_bare=scope.all_bare and item.phrase.bare and item.joined not in ("and", "or"),
     )
-
-
-def _still_open(scope: Scope) -> bool:
-    """Whether the negated phrase has no noun yet: "no large, bold X", "do not show or print X".
-
-    After two adjectives it counts as having one.
-    """
-    if scope.has_noun or scope.adjectives > 1:
-        return False
-    return not (scope.verbal and scope.described)
 
 
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
@@ -199,7 +163,9 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return within or (item.enclosed and not scope.outside)
     if scope.listed or item.joined == "close" or item.opener is Effect.INCLUDE:
         return True
-    if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
+    # "No large, bold X", "do not show or print X"; two adjectives count as a noun.
+    complete = scope.has_noun or scope.adjectives > 1 or (scope.verbal and scope.phrase.described)
+    if not complete and not phrase.determined and (scope.verbal or not phrase.command):
         return True
     # "No text on the mug, logos or stamps" continues the list before the place, "no text on the
     # mug, lid or cup" the places.
@@ -212,12 +178,15 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return False
     if item.joined == "and":
         if phrase.determined:
-            return scope.determined and not phrase.described and not phrase.placed and not closed
+            placed = phrase.placed and scope.effect is not Effect.ORDER
+            return scope.phrase.determined and not (phrase.described or placed or closed)
         return not phrase.described
     if scope.effect is Effect.INSTEAD:
         return closed == "or" and phrase.bare
-    if phrase.determined:
-        return closed == "or" and (scope.determined or scope.verbal)
-    if phrase.described:
-        return closed == "or"
+    if phrase.determined or phrase.described:
+        return closed == "or" and (scope.phrase.determined or scope.verbal or not phrase.determined)
+    # "Armour, no helmet, spear" are tags: there only what few want goes on the list.
+    tag = reading.items[scope.item].joined == "comma" and not closed
+    if tag and not any("unwanted" in reading.kinds(at) for at in range(item.start, item.end)):
+        return False
     return bool(closed) or (phrase.bare and scope.all_bare)

@@ -5,7 +5,7 @@ One pass, without backtracking. The tokens do not depend on terms or negations.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -58,8 +58,9 @@ _PATTERN = re.compile(
   | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}}]))
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
-  | (?P<number>\d+[.,/:]\d+{SPACED}*)
+  | (?P<number>\b[a-z]/\d+(?:\.\d+)?|\d+[.,/:]\d+{SPACED}*|\d+[ ]?%)
   | (?P<abbreviation>\b(?:e\.g|i\.e|n/a|incl|excl)\b\.?)
+  | (?P<elided>\b(?:[dln]|qu|un|nessun|quest|quell|(?:d?a|de|ne|su)ll)'(?={SPACED}))
   | (?P<word>{SPACED}+(?:'{SPACED}+)*|(?:(?!{SPACED})[^\W_])+)
   | (?P<ellipsis>\.{{2,}})
   | (?P<line>\n)
@@ -84,12 +85,6 @@ DASHES = ("-", EM_DASH, ">")
 """Marks that may stand for a colon after a title: "Avoid - logos"."""
 
 
-def word_at(tokens: Sequence[Token], index: int) -> str:
-    """The text of a token if the index exists and the token is a word or symbol, else empty."""
-    inside = 0 <= index < len(tokens) and tokens[index].kind in WORDS
-    return tokens[index].text if inside else ""
-
-
 def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
     """Cut the working copy into tokens; `borders` are original offsets of block borders."""
     pending = sorted(set(borders), reverse=True)
@@ -106,12 +101,12 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
         kind = _KINDS.get(name or "", Kind.WORD)
         if name == "mark":
             kind = _mark(text, start, end, tokens)
-        elif name == "lora":
-            part = ""
-        elif name == "without":
-            part = "without"
-        elif name == "abbreviation":
-            part = part.rstrip(".").replace("/", "")
+        elif name in ("lora", "without"):
+            part = "" if name == "lora" else name
+        elif name in ("abbreviation", "elided"):  # "l'" of "l'eau" is a word too
+            part = part.rstrip("'.").replace("/", "")
+        elif name == "number":
+            part = part.replace(" ", "")
         elif part == "break" and work.original[slice(*work.span(start, end))] == "BREAK":
             # In capitals it divides a prompt in several front ends.
             kind = Kind.END
@@ -123,11 +118,11 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
     mark = text[start:end]
     if mark == "-":
         left = bool(before) and before[-1].end == start and before[-1].kind is Kind.WORD
-        right = end < len(text) and text[end].isalnum()
-        if left:  # before a comma or a conjunction it is suspended: "logo- and text-free"
-            compound = right or text.startswith((",", " and ", " or "), end)
-            return Kind.HYPHEN if compound else Kind.END
-        return Kind.OTHER if right else Kind.END
+        right = text[end : end + 1].isalnum()
+        # Before a comma or a conjunction it is suspended: "logo- and text-free".
+        if left and (right or text.startswith((",", " and ", " or "), end)):
+            return Kind.HYPHEN
+        return Kind.OTHER if right and not left else Kind.END
     if mark == "/" and text[start - 1 : start] == text[end : end + 1] == " ":
         return Kind.COMMA
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):

@@ -5,18 +5,18 @@ including negated ones: a prompt understands no negatives, so that "no text" may
 picture. A spec's negative prompt never comes here: what it names is not wanted.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.audit.after import affirmed_after, negated_after
+from composer.audit.after import decide
 from composer.audit.lexicon import lexicon
-from composer.audit.normalise import normalise
-from composer.audit.reading import Mark
-from composer.audit.reasons import why
-from composer.audit.scope import find_marks, read
-from composer.audit.terms import Term, find_mentions, parse_terms
-from composer.audit.text import Text
+from composer.audit.mentions import find_mentions
+from composer.audit.normalise import LOOKALIKES, normalise
+from composer.audit.reading import read
+from composer.audit.scope import Mark, find_marks
+from composer.audit.terms import Term, parse_terms
 from composer.audit.tokens import tokenise
 
 
@@ -98,21 +98,16 @@ def audit(
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    reading = read(Text(tokens, mentioned, words))
+    reading = read(tokens, mentioned, words)
     marks = find_marks(reading)
     findings: list[Finding] = []
     advice: list[Finding] = []
     reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
     decided: dict[tuple[int, int], Mark] = {}
     for mention in mentions:
-        key = (mention.first, mention.last)
+        key = (mention.start, mention.end)
         if key not in decided:
-            marked = marks[mention.last - 1]
-            if marked is not None and marked.negated:
-                decided[key] = affirmed_after(reading, mention, marked) or marked
-            else:
-                after = negated_after(reading, mention, marked)
-                decided[key] = after or marked or Mark(False, "affirmed", "")
+            decided[key] = decide(reading, mention, marks[mention.last - 1])
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]
@@ -133,5 +128,54 @@ def _finding(
     note = term.reason
     if mark.negated:
         note = "a prompt reads no negatives: describe what is wanted instead of naming this"
-    reason = why(term, prompt[start:end], mark)
+    reason = _why(term, prompt[start:end], mark)
     return Finding(term.term, start, end, block, mark.cue, mark.rule, reason, note)
+
+
+_THERE = {
+    "affirmed": "nothing negates it",
+    "list-end": "{cue} before it ends at {ended}",
+    "terminator": "{cue} ends the negation before it",
+    "exception": "{cue} makes it the one thing left",
+    "double-negation": "{cue} negates twice, which asks for it",
+    "pseudo": "{cue} negates nothing",
+    "presupposed": "{cue} negates something else, and speaks of this as there",
+}
+_ABSENT = {
+    "negated": "{cue} negates it",
+    "list": "{cue} negates the list that it is in",
+    "negative-list": "it is in the list after {cue}",
+    "exception": "{cue} leaves it out",
+    "double-negation": "{cue} leaves it out",
+    "affix": "{cue} at the word negates it",
+    "after": "{cue} after it says that it is absent",
+    "replacement": "{cue} puts something else in its place",
+}
+
+
+def _why(term: Term, text: str, mark: Mark) -> str:
+    """Why the mention `text` of a term has its mark, and how it was disguised."""
+    reasons = _ABSENT if mark.negated else _THERE
+    named = mark.ended in ("comma", "semicolon", "bracket")
+    ended = f"the {mark.ended}" if named else repr(mark.ended)
+    reason = reasons[mark.rule].format(cue=repr(mark.cue), ended=ended)
+    disguise = _disguise(term, text)
+    return f"{disguise}; {reason}" if disguise else reason
+
+
+def _disguise(term: Term, text: str) -> str:
+    known = " ".join((term.term, *term.aliases)).casefold()
+    for char in text:
+        if char.isascii() or char.casefold() in known:
+            continue
+        if not normalise(char).text:
+            name = unicodedata.name(char, f"U+{ord(char):04X}").lower()
+            return f"{normalise(text).text!r} is written with a hidden {name}"
+        if char.casefold() in LOOKALIKES or char in LOOKALIKES:
+            script = unicodedata.name(char).split()[0].title()
+            return f"{text!r} contains a {script} {char}"
+    if any(char.isdigit() for char in text) and not any(char.isdigit() for char in known):
+        return f"{text!r} has digits for letters"
+    letters = text.replace(".", " ").replace("-", " ").replace("*", " ").split()
+    spelt = len(letters) > 2 and max(map(len, letters)) == 1
+    return f"{text!r} is spelt letter by letter" if spelt else ""

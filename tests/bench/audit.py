@@ -39,13 +39,16 @@ class Row:
 
 
 def load(file: Path) -> list[Row]:
-    """The rows of a labelled set; `\\n` in a prompt stands for a line end."""
+    """The rows of a labelled set; `\\n` in a prompt stands for a line end.
+
+    The languages of a row are those of its file, or what its note has the code of.
+    """
     rows: list[Row] = []
     code = LANGUAGES.get(file.stem.removesuffix("_held"))
-    languages = (code,) if code else ()
     for line in file.read_text(encoding="utf-8").split("\n"):
         if line:
             prompt, term, label, note = line.split("\t")
+            languages = tuple({code, note} & {*LANGUAGES.values()})
             rows.append(Row(prompt.replace("\\n", "\n"), term, label, note, languages))
     return rows
 

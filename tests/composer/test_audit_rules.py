@@ -200,6 +200,120 @@ def test_a_nought_negates_what_it_counts_and_nothing_else(prompt: str, reached: 
     assert verdict(prompt, "logo") == reached
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("0% logo", "ok"), ("0 % logo", "ok"), ("10% logo", "violation"),
+        ("no hat, 24mm lens, f/2.8 logo", "violation"), ("no hat, 1/2 logo", "violation"),
+    ],
+)  # fmt: skip
+def test_a_number_with_its_unit_is_one_word(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("logo (none)", "ok"), ("logo [no]", "ok"), ("logo (❌)", "ok"),
+        ("logo (no hat)", "violation"), ("logo (none of the small ones)", "violation"),
+        ("hat: none, logo: gold", "violation"), ("hat: no, logo", "violation"),
+        ("logo no, hat yes", "ok"), ("logo No. 5", "violation"), ("[logo] none [hat] red", "ok"),
+    ],
+)  # fmt: skip
+def test_an_answer_in_brackets_or_behind_a_colon_speaks_of_its_own_word(
+    prompt: str, reached: str
+) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("everything except the logo", "ok"), ("everything is shown except the logo", "ok"),
+        ("everything is blue except the logo", "violation"),
+        ("everyone holds a mug except the logo", "violation"),
+        ("no other logo than ours", "violation"), ("no logo other than ours", "violation"),
+        ("no other hat than a logo", "violation"), ("no other logo", "ok"),
+    ],
+)  # fmt: skip
+def test_an_exception_is_left_out_only_of_what_is_shown(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("Avoid\n- hat\n- logo", "ok"), ("## Negative\n* hat\n* logo\n## Show\n* mug", "ok"),
+        ("## Avoid\n* hat\n## Show\n* logo", "violation"), ("Avoid\nlogo", "violation"),
+        ("Avoid: hat; show: logo", "violation"), ("Avoid: hat; mug; logo", "ok"),
+    ],
+)  # fmt: skip
+def test_a_title_begins_a_list_and_the_next_title_ends_it(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("logos are painted over and are gone", "ok"), ("logo turned away and not visible", "ok"),
+        ("the logo, which is old, is missing", "ok"),
+        ("the logo, which is old, is red", "violation"),
+        ("the logo would be wrong, it is forbidden", "ok"),
+        ("logos are old and still there", "violation"), ("logo, hat not visible", "violation"),
+    ],
+)  # fmt: skip
+def test_the_second_predicate_of_a_mention_counts_as_the_first(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "reached"),
+    [
+        ("logo", "没有logo的杯子", "ok"), ("文字", "一个杯子，没有文字", "ok"),
+        ("text", "textなし", "ok"),
+        ("ロゴ", "ロゴのないマグ", "ok"), ("로고", "로고가 없는 컵", "ok"),
+        ("logo", "不要去掉logo", "violation"),
+        ("文字", "文字しかない", "violation"), ("문자", "문자가 있는 컵", "violation"),
+        ("文字", "没有文字的杯子旁边有文字", "violation"),
+    ],
+)  # fmt: skip
+def test_a_negation_written_beside_a_term_counts_once(term: str, text: str, reached: str) -> None:
+    assert verdict(text, term) == reached
+
+
+@pytest.mark.parametrize("text", ["ﾛｺﾞ", "ロコ\u3099", "ﾛｺ\u3099"])
+def test_a_letter_written_in_parts_is_found_and_reported_whole(text: str) -> None:
+    (finding,) = audit(f"{text}のマグ", ["ロゴ"]).findings
+    assert (finding.start, finding.end) == (0, len(text))
+
+
+@pytest.mark.parametrize("elided", ["d'eau", "l'eau", "d’eau", "qu'eau"])
+def test_a_word_behind_an_elided_one_is_a_word_of_its_own(elided: str) -> None:
+    (finding,) = audit(f"un verre {elided}", ["eau"]).findings
+    assert finding.start == len("un verre ") + elided.index("e")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("no hat, no cap, logo", "violation"), ("no hat, no cap, no logo", "ok"),
+        ("no hat, no cap or logo", "ok"), ("no hat, cap, logo", "ok"),
+        ("no hat. no cap, logo", "ok"), ("no hat, never a cap, logo", "ok"),
+        ("no hat or cap, logo", "violation"), ("no hat/cap, logo", "violation"),
+        ("without hat, without cap, logo", "violation"), ("no hat or cap, mug or logo", "ok"),
+        ("mug, no hat, cap, logo", "violation"), ("mug, no text, logo, mug", "ok"),
+        ("mug, no hat, cap or logo", "ok"),
+    ],
+)  # fmt: skip
+def test_a_bare_noun_after_a_list_that_is_complete_is_wanted(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
+@pytest.mark.parametrize("thing", ["it", "him", "the hat", "text", "this one"])
+def test_what_comes_for_another_thing_is_wanted(thing: str) -> None:
+    assert verdict(f"replace {thing} with a logo", "logo") == "violation"
+
+
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
     assert verdict("logos", {"term": "logo", "match": "exact"}) == "ok"
     assert verdict("a LOGO", {"term": "logo", "match": "exact"}) == "violation"
@@ -233,6 +347,10 @@ def test_quoted_words_after_a_writing_verb_are_drawn_so_a_no_in_them_excuses_not
     assert verdict('a sign that says "no logo"', "logo") == "violation"
     assert verdict('"A quiet park, no logo"', "logo") == "ok"
     assert verdict('Avoid "logo" and "text"', "logo") == "ok"
+
+
+def test_a_possessive_opens_no_quotation() -> None:
+    assert verdict("the artists' mug, no 'logo' here", "logo") == "ok"
 
 
 def test_a_quoted_negation_does_not_leave_its_quotes() -> None:

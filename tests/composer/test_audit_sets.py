@@ -10,10 +10,20 @@ that nobody has seen, and later rules were made from the errors of all but `labe
     labelled_held     0.975  0.975  0.026      labelled_fresh    0.960  0.986  0.065
     labelled_probe_more  0.907  0.893  0.077
 
-These and `labelled_work` are of the kinds that the rules of November missed. `labelled_held`
-was written before the new rules, the probes and `labelled_fresh` after them, the probes to break
-them. The sets of other languages were written before their tables by the same hand, and the second
-ones after them:
+    labelled_users    0.974  0.984  0.038      users_abroad      0.978  0.978  0.022
+    labelled_requests 0.921  0.961  0.127      requests_abroad   0.850  0.794  0.077
+    labelled_briefs   0.912  0.923  0.102      labelled_orders   0.956  0.919  0.000
+    labelled_pictures 0.907  0.875  0.057      labelled_shots    0.963  0.929  0.000
+
+`labelled_users` and `labelled_requests` have what people write to image generators, in English and,
+with `_abroad`, in other languages. The first pair was written before its writer had read the rules,
+the second after the rules that it led to, with more of the kinds that are hard, and
+`labelled_briefs`, `labelled_orders`, `labelled_pictures` and `labelled_shots` one after the other,
+in all languages, each after the rules that the one before it led to. The second pair, these four,
+`labelled_work` and the probes are of kinds that the rules missed when they were written.
+`labelled_held` was written before the new rules, the probes and `labelled_fresh` after them, the
+probes to break them. The sets of other languages were written before their tables by the same hand,
+and the second ones after them:
 
     german_held       0.967  0.929  0.000      french_held       1.000  1.000  0.000
     spanish_held      0.967  1.000  0.062      italian_held      1.000  1.000  0.000
@@ -40,7 +50,18 @@ OURS = (
     "labelled_probe_more",
     "labelled_held",
     "labelled_fresh",
+    "labelled_users",
+    "labelled_requests",
 )
+ABROAD = (
+    "labelled_users_abroad",
+    "labelled_requests_abroad",
+    "labelled_briefs",
+    "labelled_orders",
+    "labelled_pictures",
+    "labelled_shots",
+)
+HELD = tuple(f"{name}_held" for name in LANGUAGES)
 
 
 def test_the_development_set_has_at_most_two_errors() -> None:
@@ -48,7 +69,7 @@ def test_the_development_set_has_at_most_two_errors() -> None:
     assert found["errors"] <= 2
 
 
-@pytest.mark.parametrize("name", (*OURS, *LANGUAGES, *(f"{name}_held" for name in LANGUAGES)))
+@pytest.mark.parametrize("name", (*OURS, *ABROAD, *LANGUAGES, *HELD))
 def test_labelled_sets_meet_the_goals(name: str) -> None:
     found = measure(load(DATA / f"{name}.tsv"), by_audit)
     assert found["accuracy"] >= 0.97

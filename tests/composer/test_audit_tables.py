@@ -17,7 +17,8 @@ from runner.settings import load_settings
 from tests.composer.helpers import spec, write_pack
 
 ALL = [(code, table) for code in LANGUAGES for table in read_tables(code)]
-TABLES = [(code, table) for code, table in ALL if table.name != "plural"]
+FORMS = ("plural", "ending", "past", "unchanged")  # of terms
+TABLES = [(code, table) for code, table in ALL if table.name not in FORMS]
 TERM = re.compile(r"([+-])(\w+)")
 
 
@@ -82,6 +83,23 @@ def test_a_verb_at_the_end_of_a_german_phrase_inverts_what_is_before_it(
     prompt: str, verdict: str
 ) -> None:
     assert audit(prompt, ["logo"], languages=["de"]).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("code", "prompt", "verdict"),
+    [
+        ("pt", "substitua o boné por um logo", "violation"), ("pt", "substitua o logo", "ok"),
+        ("fr", "garde le logo mais enlève le chapeau", "violation"),
+        ("fr", "garde le chapeau mais enlève le logo", "ok"),
+        ("es", "ningún otro logo que el nuestro", "violation"),
+        ("de", "statt eines Hutes soll ein Logo auf die Kappe", "violation"),
+        ("de", "das Logo erscheint nicht", "ok"), ("fr", "le logo n'apparaît pas", "ok"),
+    ],
+)  # fmt: skip
+def test_other_languages_exchange_and_except_as_english_does(
+    code: str, prompt: str, verdict: str
+) -> None:
+    assert audit(prompt, ["logo"], languages=[code]).verdict == verdict
 
 
 def test_other_languages_are_read_only_where_they_are_asked_for() -> None:
