@@ -45,7 +45,7 @@ def recover(spool: Spool) -> None:
     recover_running(spool)
     # Only now: until here a start that is cut short too must know how the last run ended.
     ledger.begin_run()
-    for folder in (home.inbox, home.outbox, home.drops):
+    for folder in (home.data, home.inbox, home.outbox, home.drops):
         _sweep(folder, spool)
     stale = []
     for record in ledger.queued():

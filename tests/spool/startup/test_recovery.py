@@ -222,7 +222,7 @@ def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:
     assert [job for job, _ in idle_spool.device.started] == ["c", "a", "b"]
 
 
-@pytest.mark.parametrize("folder", ["outbox", "inbox"])
+@pytest.mark.parametrize("folder", ["outbox", "inbox", "data"])
 def test_a_start_leaves_what_another_process_is_writing_until_that_has_ended(
     idle_spool: Spool, folder: str
 ) -> None:

@@ -162,7 +162,8 @@ class Moves(RuleBasedStateMachine):
             assert after.state == (State.FAILED if before.failed else State.SUCCEEDED)
         else:
             assert (after.state, after.attempt) == (State.QUEUED, before.attempt - 1)
-            assert after.why(WALL + 2) == hold
+            shown = after.why(WALL + 2)
+            assert (shown.reason, shown.message) == (hold.reason, hold.message)
 
     @precondition(lambda self: self.those(State.RUNNING))
     @rule(n=CHOICE)
