@@ -37,16 +37,18 @@ function arrange(by) {
 }
 
 function narrow() {
+  try { sessionStorage.setItem("fluxdrop:jobs", filter.value); } catch { /* not kept over a reload */ }
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const card of cards) {
-    const text = `${card.textContent} ${card.dataset.pack}`.toLowerCase();
+    const text = `${card.textContent} ${card.dataset.pack} ${card.dataset.words}`.toLowerCase();
     card.hidden = !words.every((word) => text.includes(word));
     count += card.hidden ? 0 : 1;
   }
   for (const section of list.querySelectorAll(".day")) {
     section.hidden = !section.querySelector(".card:not([hidden])");
   }
+  document.querySelector("[data-none]").hidden = count > 0 || !words.length;
   shown.textContent = words.length ? `${count} of ${cards.length}` : "";
 }
 
@@ -69,4 +71,14 @@ for (const card of cards) {
   moment.textContent = when.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
   card.dataset.day = names.format(when);
 }
+try { filter.value = sessionStorage.getItem("fluxdrop:jobs") ?? ""; } catch { /* empty */ }
 arrange("day");
+// This file is replaced while jobs run: load it again, but not while it is being used.
+const live = document.querySelector("[data-live]");
+for (const preview of document.querySelectorAll("[data-preview]")) {
+  const { src } = preview;
+  preview.addEventListener("error", () => { preview.hidden = true; });
+  preview.addEventListener("load", () => { preview.hidden = false; });
+  setInterval(() => { if (!document.hidden) preview.src = `${src}?${Date.now()}`; }, 1000);
+}
+if (live) setInterval(() => { if (document.activeElement !== filter && !document.hidden) location.reload(); }, 5000);

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.gallery.formatting import duration, mapping
+from runner.gallery.formatting import html_text as text
 from runner.gallery.terms import moment
 from runner.job import FINAL_STATES
 
@@ -57,6 +58,16 @@ def summarise(status: Mapping[str, Any], seconds: Iterable[object]) -> Summary:
         fraction=fraction,
         doing=doing,
         to_come=0 if final else left,
+    )
+
+
+def progress_bar(summary: Summary) -> str:
+    """The progress as HTML; empty once the job has ended."""
+    if summary.fraction is None:
+        return ""
+    return (
+        f'<div class="progress"><progress max="1" value="{summary.fraction:.4f}" '
+        f'aria-label="progress">{summary.fraction:.0%}</progress><p>{text(summary.doing)}</p></div>'
     )
 
 

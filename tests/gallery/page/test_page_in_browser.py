@@ -265,12 +265,13 @@ def test_a_click_opens_the_picture_that_was_clicked_on_a_board_whose_rows_mix(
     browser.open(put_page(tmp_path, told))
     for number in (1, 2, 3, 4):
         browser.find(f"#hero-000{number}").click()
+        browser.wait(VIEWER)
         assert f"hero-000{number}.png" in browser.find(".viewer .settings").text
         browser.find(".viewer [data-close]").click()
 
 
 def test_a_preview_is_shown_as_often_as_there_is_one(tmp_path: Path, browser: Browser) -> None:
-    page = put_page(tmp_path, pack(1, 1, 1), state="running", previews=True)
+    page = put_page(tmp_path, pack(1, 1, 1), state="running", beside=[PREVIEW])
     file, aside = page.with_name(PREVIEW), page.with_name("aside")
     Image.new("RGB", (16, 16), "red").save(file, "WEBP")
     at = "document.querySelector('[data-preview]')"
@@ -281,5 +282,5 @@ def test_a_preview_is_shown_as_often_as_there_is_one(tmp_path: Path, browser: Br
     aside.rename(file)
     browser.wait(f"return {at}.naturalWidth && !{at}.hidden")
     assert all(PREVIEW in each for each in browser.complaints())
-    over = put_page(tmp_path / "over", pack(1, 1, 1), previews=True)
+    over = put_page(tmp_path / "over", pack(1, 1, 1), beside=[PREVIEW])
     assert PREVIEW not in over.read_text("utf-8").partition("<script")[0]
