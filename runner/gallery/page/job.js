@@ -416,7 +416,7 @@ const actions = {
   download,
   clear: () => { picks.clear(); paint(); },
   picking: (button) => { picking = !picking; button.setAttribute("aria-pressed", String(picking)); },
-  beside: (button) => { button.setAttribute("aria-pressed", String(one("frame").toggleAttribute("data-two"))); },
+  beside: (button) => { button.setAttribute("aria-pressed", String(one("cut").disabled = one("frame").toggleAttribute("data-two"))); },
   more: (button) => {
     const whole = one("prompt").toggleAttribute("data-whole");
     button.textContent = whole ? "less" : "more";
@@ -472,6 +472,8 @@ document.addEventListener("pointerover", (event) => {
   if (shot && star.parentNode !== shot) shot.append(star);
 });
 viewer.addEventListener("close", () => {
+  // This event comes late: another picture may be open by now.
+  if (viewer.open) return;
   compared = null;
   // Back, where opening it went forward; where the page was opened with it, there is no way back.
   leaving = Boolean(history.state?.opened && location.hash);
