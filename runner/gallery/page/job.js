@@ -1,8 +1,6 @@
-"use strict";
 // One job's page: the viewer, copying a picture as a spec, filter, sorting, favourites, ratings, keys.
 const told = document.querySelector("script[type='application/json']");
 const data = JSON.parse(told.textContent), { job } = told.dataset;
-const one = (name) => document.querySelector(`[data-${name}]`);
 const pages = [...document.querySelector(".pages")?.querySelectorAll("a") ?? []];
 const shots = [...document.querySelectorAll(".shot")];
 const images = data.images.map((image) => ({
@@ -11,7 +9,7 @@ const images = data.images.map((image) => ({
   spec: { ...data.spec, ...image.spec },
   result: { ...data.result, ...image.result },
 }));
-const viewer = one("viewer"), exporter = one("exporter"), filter = one("filter");
+const viewer = one("viewer"), exporter = one("exporter"), board = one("board");
 const key = `fluxdrop:${told.dataset.key}:`;
 let current = 0, onlyFavourites = false, order = shots.map((_, place) => place), visible = order;
 let compared = null, leaving = false, picking = false;
@@ -24,13 +22,8 @@ function load(storage, name, otherwise) {
 function save(storage, name, value) {
   try { window[storage].setItem(key + name, JSON.stringify(value)); } catch { /* not saved */ }
 }
-const favourites = new Set(load("localStorage", "favourites", []));
-// The favourites of a job's other pages can be exported here too: their specs are kept beside their names.
-const kept = load("localStorage", "specs", {});
-const here = new Set(images.map(({ file }) => file));
-function favoured() {
-  return [...favourites].filter((file) => here.has(file) || pages.length).sort();
-}
+// With their specs: the favourites of a job's other pages can be exported here too.
+const favourites = new Map(Object.entries(load("localStorage", "favourites", {})));
 // From 1 to 5, or -1 where it is rejected.
 const ratings = load("localStorage", "ratings", {});
 // What a key or a button of the selection is for.
@@ -70,14 +63,14 @@ function grouped(list, without) {
   }
   return [...groups.values()];
 }
-const toExport = () => picks.size ? chosen().map((place) => images[place].file) : favoured();
+const toExport = () => picks.size ? chosen().map((place) => images[place].file) : [...favourites.keys()].sort();
 function exports(how) {
   const files = toExport();
   // Its content is ignored: in the inbox, its name has `clean` leave the job alone.
   if (how === "keep") return [`put ${job}.keep into inbox/\n`];
   if (how === "list") return [files.map((file) => `outbox/${job}/${file}\n`).join("")];
-  const own = Object.fromEntries(images.map((image) => [image.file, image]));
-  const list = files.map((file) => own[file] ? specOf(own[file]) : kept[file]).filter(Boolean);
+  const own = new Map(images.map((image) => [image.file, image]));
+  const list = files.map((file) => own.has(file) ? specOf(own.get(file)) : favourites.get(file));
   if (how === "same") return grouped(list, ["seed"]).map(({ rest, seeds }) => yaml({ ...rest, seeds }));
   const count = Math.max(1, Number(one("count").value) || 1);
   // No seed at all: the runner draws a new one when it accepts the spec.
@@ -100,8 +93,7 @@ async function copy(text, what) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    const area = document.createElement("textarea");
-    area.value = text;
+    const area = make("textarea", { value: text });
     (document.querySelector("dialog[open]") || document.body).append(area);
     area.select();
     document.execCommand("copy");
@@ -114,11 +106,9 @@ async function copy(text, what) {
 function favour(places) {
   const all = places.every((place) => favourites.has(images[place].file));
   for (const place of places) {
-    const { file } = images[place];
-    if (all) { favourites.delete(file); delete kept[file]; } else { favourites.add(file); kept[file] = specOf(images[place]); }
+    if (all) favourites.delete(images[place].file); else favourites.set(images[place].file, specOf(images[place]));
   }
-  save("localStorage", "favourites", [...favourites]);
-  save("localStorage", "specs", kept);
+  save("localStorage", "favourites", Object.fromEntries(favourites));
   narrow();
 }
 function rate(places, rating) {
@@ -147,7 +137,7 @@ function paint() {
     shot.toggleAttribute("data-chosen", picks.has(place));
     if (ratings[file]) shot.dataset.rating = ratings[file] > 0 ? ratings[file] : "✕"; else delete shot.dataset.rating;
   });
-  one("favourites").textContent = favoured().length;
+  one("favourites").textContent = favourites.size;
   viewer.querySelector("[data-favourite]").setAttribute("aria-pressed", String(favourites.has(images[current]?.file)));
   one("rate").value = String(ratings[images[current]?.file] ?? 0);
   one("picks").hidden = !picks.size;
@@ -155,12 +145,14 @@ function paint() {
   one("compare").disabled = picks.size !== 2;
 }
 function download() {
-  // At once a browser would take the first only.
+  // A browser leaves the page for a file of this disk instead: their list is of more use there.
+  if (location.protocol === "file:") {
+    document.querySelector("[name=as][value=list]").checked = true;
+    return actions.export();
+  }
+  // At once it would take the first only.
   chosen().forEach((place, nth) => setTimeout(() => {
-    const link = document.createElement("a");
-    link.href = encodeURIComponent(images[place].file);
-    link.download = images[place].file;
-    link.click();
+    make("a", { href: encodeURIComponent(images[place].file), download: images[place].file }).click();
   }, 250 * nth));
 }
 function showExports() {
@@ -168,23 +160,15 @@ function showExports() {
   const parts = toExport().length ? exports(how) : [];
   one("of").textContent = picks.size ? "Selected pictures" : "Favourites";
   one("exports").replaceChildren(...parts.flatMap((part, place) => {
-    const area = document.createElement("textarea");
-    const row = document.createElement("div"), copyIt = document.createElement("button"), save = document.createElement("a");
     const favourites = `${job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
     const name = how === "keep" ? `${job}.keep` : favourites;
-    area.readOnly = true;
-    area.value = part;
-    area.setAttribute("aria-label", name);
-    row.className = "row-of-buttons";
-    copyIt.type = "button";
-    copyIt.textContent = "Copy";
-    copyIt.addEventListener("click", () => copy(part, name));
-    save.className = "button";
-    save.textContent = `Save ${name}`;
-    save.download = name;
-    save.href = URL.createObjectURL(new Blob([part], { type: "text/plain" }));
-    row.append(copyIt, save);
-    return [area, row];
+    const href = URL.createObjectURL(new Blob([part], { type: "text/plain" }));
+    return [
+      make("textarea", { readOnly: true, value: part, ariaLabel: name }),
+      make("div", { className: "row-of-buttons" },
+        make("button", { type: "button", onclick: () => copy(part, name) }, "Copy"),
+        make("a", { className: "button", download: name, href }, `Save ${name}`)),
+    ];
   }));
   if (!parts.length) one("exports").textContent = "None yet. Press F on a picture, or its star.";
   document.querySelector(".count").hidden = how !== "new";
@@ -215,7 +199,7 @@ function cut(percent) {
 }
 function showBefore(url) {
   one("before").src = url;
-  for (const button of one("inputs").children) button.setAttribute("aria-pressed", String(button.dataset.url === url));
+  for (const button of one("inputs").children) button.ariaPressed = String(button.value === url);
 }
 function showPicture(place) {
   if (leaving) return window.addEventListener("popstate", () => showPicture(place), { once: true });
@@ -232,29 +216,16 @@ function showPicture(place) {
   // What differs from the picture that it is compared with, or else from the one before it.
   const other = images[compared ?? visible[at - 1]], settings = settingsOf(image), others = other ? settingsOf(other) : settings;
   one("settings").replaceChildren(...[...settings].flatMap(([name, value]) => {
-    const dt = document.createElement("dt"), dd = document.createElement("dd"), was = document.createElement("small");
-    dt.textContent = name;
-    dd.textContent = value;
-    if (others.get(name) !== value && !["file", "took", "made"].includes(name)) {
-      was.textContent = ` ${compared === null ? "previous" : "other"}: ${others.get(name) ?? "none"}`;
-      dd.append(was);
-      dd.dataset.differs = "";
-    }
-    return [dt, dd];
+    const differs = others.get(name) !== value && !["file", "took", "made"].includes(name);
+    const was = ` ${compared === null ? "previous" : "other"}: ${others.get(name) ?? "none"}`;
+    const dd = make("dd", { className: differs ? "differs" : "" }, value, ...differs ? [make("small", {}, was)] : []);
+    return [make("dt", {}, name), dd];
   }));
   const beside = compared !== null && compared !== place ? [["compared with", encodeURIComponent(images[compared].file)]] : [];
   const befores = [...beside, ...inputsOf(image)];
-  one("inputs").replaceChildren(...befores.map(([name, url]) => {
-    const button = document.createElement("button"), picture = new Image(48, 48);
-    button.type = "button";
-    button.dataset.url = url;
-    picture.alt = "";
-    picture.src = url;
+  one("inputs").replaceChildren(...befores.map(([name, url]) => make("button", { type: "button", value: url },
     // Some formats are none of a browser's.
-    picture.addEventListener("error", () => picture.remove());
-    button.append(picture, name);
-    return button;
-  }));
+    make("img", { src: url, alt: "", width: 48, height: 48, onerror() { this.remove(); } }), name)));
   one("inputs").hidden = one("slider").hidden = before.hidden = !befores.length;
   if (befores.length) showBefore(befores[0][1]); else before.removeAttribute("src");
   paint();
@@ -266,21 +237,16 @@ function showPicture(place) {
   if (location.hash) history.replaceState(history.state, "", `#${shots[place].id}`);
   else history.pushState({ opened: true }, "", `#${shots[place].id}`);
   delete prompt.dataset.whole;
-  more.hidden = prompt.scrollHeight <= prompt.clientHeight + 2;
-  more.textContent = "more";
-  more.setAttribute("aria-expanded", "false");
+  Object.assign(more, { hidden: prompt.scrollHeight <= prompt.clientHeight + 2, textContent: "more", ariaExpanded: false });
   viewer.scrollTop = viewer.querySelector("aside").scrollTop = 0;
   const next = images[visible[at + 1]];
   if (next) new Image().src = encodeURIComponent(next.file);
 }
-function turn(way, picture) {
-  const page = document.querySelector(`[rel=${way}]`);
-  if (page) location.replace(page.href + picture);
-}
 function go(step) {
   const at = visible.indexOf(current) + step;
+  const page = document.querySelector(step > 0 ? "[rel=next]" : "[rel=prev]");
   if (at >= 0 && at < visible.length) showPicture(visible[at]);
-  else turn(step > 0 ? "next" : "prev", step > 0 ? "#-first" : "#-last");
+  else if (page) location.replace(page.href + (step > 0 ? "#-first" : "#-last"));
 }
 
 // --- filter ---
@@ -311,9 +277,8 @@ function narrow() {
 }
 
 // --- sorting ---
-const board = one("board"), homes = shots.map((shot) => [shot.parentNode, shot.nextSibling]);
-const flat = document.createElement("div");
-flat.className = "grid";
+const homes = shots.map((shot) => [shot.parentNode, shot.nextSibling]);
+const flat = make("div", { className: "grid" });
 const sortKeys = {
   rating: ({ file }) => -(ratings[file] ?? 0), made: ({ result }) => -Date.parse(result.created_at) || 0,
   seed: ({ spec }) => spec.seed ?? 0, took: ({ result }) => -(result.seconds ?? 0),
@@ -402,10 +367,10 @@ document.addEventListener("keydown", (event) => {
 // --- wiring ---
 const place = (target) => shots.indexOf(target.closest(".shot"));
 function hold() {
-  const { value } = one("cut");
+  const { value } = one("cut"), over = new AbortController();
   cut(100);
-  const release = () => { cut(value); for (const over of ["keyup", "pointerup", "pointercancel", "blur"]) window.removeEventListener(over, release); };
-  for (const over of ["keyup", "pointerup", "pointercancel", "blur"]) window.addEventListener(over, release);
+  const release = () => { cut(value); over.abort(); };
+  for (const end of ["keyup", "pointerup", "pointercancel", "blur"]) window.addEventListener(end, release, { signal: over.signal });
 }
 const actions = {
   close: (button) => button.closest("dialog").close(),
@@ -419,11 +384,8 @@ const actions = {
   beside: (button) => { button.setAttribute("aria-pressed", String(one("cut").disabled = one("frame").toggleAttribute("data-two"))); },
   more: (button) => {
     const whole = one("prompt").toggleAttribute("data-whole");
-    button.textContent = whole ? "less" : "more";
-    button.setAttribute("aria-expanded", String(whole));
+    Object.assign(button, { textContent: whole ? "less" : "more", ariaExpanded: whole });
   },
-  // By a key: pressing with a pointer shows it as long as it is held.
-  url: (button, event) => { showBefore(button.dataset.url); if (!event.detail) cut(one("cut").value > 0 ? 0 : 100); },
   copy: (button) => button.dataset.copy === "spec" ? copy(yaml(specOf(images[current])), "Spec") : copy(images[current].prompt, "Prompt"),
   help: () => one("keys").showModal(),
   export: () => { showExports(); exporter.showModal(); },
@@ -444,11 +406,17 @@ document.addEventListener("click", (event) => {
   }
   const button = event.target.closest("button");
   if (event.target.matches("dialog")) event.target.close();
-  else if (button) for (const name of Object.keys(button.dataset)) actions[name]?.(button, event);
+  else if (button) for (const name of Object.keys(button.dataset)) actions[name]?.(button);
 });
 one("inputs").addEventListener("pointerdown", (event) => {
   const button = event.target.closest("button");
-  if (button) { showBefore(button.dataset.url); hold(); }
+  if (button) { showBefore(button.value); hold(); }
+});
+one("inputs").addEventListener("click", (event) => {
+  // By a key; pressing with a pointer shows it as long as it is held.
+  if (event.detail) return;
+  showBefore(event.target.closest("button").value);
+  cut(one("cut").value > 0 ? 0 : 100);
 });
 one("cut").addEventListener("input", () => cut(one("cut").value));
 one("rate").addEventListener("change", () => rate([current], Number(one("rate").value)));
@@ -461,12 +429,7 @@ one("frame").addEventListener("pointerup", (event) => {
   touched = null;
 });
 // One star, moved to the picture under the pointer, instead of one for each of thousands.
-const star = document.createElement("button");
-star.className = "star";
-star.type = "button";
-star.tabIndex = -1;
-star.textContent = "☆";
-star.setAttribute("aria-label", "favourite");
+const star = make("button", { className: "star", type: "button", tabIndex: -1, ariaLabel: "favourite" }, "☆");
 document.addEventListener("pointerover", (event) => {
   const shot = event.pointerType === "mouse" && event.target.closest(".shot");
   if (shot && star.parentNode !== shot) shot.append(star);
@@ -510,14 +473,4 @@ function follow() {
   else if (elsewhere && !elsewhere.hasAttribute("aria-current")) location.replace(elsewhere.href + location.hash);
 }
 follow();
-if (told.dataset.final === "false") {
-  // The file of a preview is absent before the first, and between two pictures.
-  const preview = one("preview");
-  preview?.addEventListener("error", () => { preview.hidden = true; });
-  preview?.addEventListener("load", () => { preview.hidden = false; });
-  if (preview) setInterval(() => { if (!document.hidden) preview.src = `preview.webp?${Date.now()}`; }, 1000);
-  // While the job runs this file is replaced. Reload it, but not while it is being used.
-  setInterval(() => {
-    if (!document.querySelector("dialog[open]") && document.activeElement !== filter && !picks.size && !document.hidden) location.reload();
-  }, 5000);
-}
+if (told.dataset.final === "false") live(() => document.querySelector("dialog[open]") || picks.size);

@@ -1,10 +1,6 @@
-"use strict";
 // The page of all jobs: the filter, and the cards grouped by day or by pack.
-const list = document.querySelector("[data-list]");
-const cards = [...document.querySelectorAll(".card")];
-const filter = document.querySelector("[data-filter]");
-const shown = document.querySelector("[data-shown]");
-document.querySelector("[data-tools]").hidden = false;
+const list = one("list"), cards = [...document.querySelectorAll(".card")];
+one("tools").hidden = false;
 
 function groupOf(card, by) {
   if (by === "day") return card.dataset.day;
@@ -16,14 +12,8 @@ function arrange(by) {
   for (const card of cards) {
     const name = groupOf(card, by);
     if (!sections.has(name)) {
-      const section = document.createElement("section");
-      const heading = document.createElement("h2");
-      const grid = document.createElement("div");
-      section.className = "day";
-      grid.className = "cards";
-      heading.textContent = name;
-      section.append(heading, grid);
-      sections.set(name, section);
+      const inside = [make("h2", {}, name), make("div", { className: "cards" })];
+      sections.set(name, make("section", { className: "day" }, ...inside));
     }
     sections.get(name).lastChild.append(card);
   }
@@ -48,8 +38,8 @@ function narrow() {
   for (const section of list.querySelectorAll(".day")) {
     section.hidden = !section.querySelector(".card:not([hidden])");
   }
-  document.querySelector("[data-none]").hidden = count > 0 || !words.length;
-  shown.textContent = words.length ? `${count} of ${cards.length}` : "";
+  one("none").hidden = count > 0 || !words.length;
+  one("shown").textContent = words.length ? `${count} of ${cards.length}` : "";
 }
 
 filter.addEventListener("input", narrow);
@@ -73,12 +63,4 @@ for (const card of cards) {
 }
 try { filter.value = sessionStorage.getItem("fluxdrop:jobs") ?? ""; } catch { /* empty */ }
 arrange("day");
-// This file is replaced while jobs run: load it again, but not while it is being used.
-const live = document.querySelector("[data-live]");
-for (const preview of document.querySelectorAll("[data-preview]")) {
-  const { src } = preview;
-  preview.addEventListener("error", () => { preview.hidden = true; });
-  preview.addEventListener("load", () => { preview.hidden = false; });
-  setInterval(() => { if (!document.hidden) preview.src = `${src}?${Date.now()}`; }, 1000);
-}
-if (live) setInterval(() => { if (document.activeElement !== filter && !document.hidden) location.reload(); }, 5000);
+if (one("live")) live(() => false);

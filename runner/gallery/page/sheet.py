@@ -140,7 +140,7 @@ def outbox_page(
 
 def _document(name: str, *, layout: str, **parts: str) -> str:
     """Fill one of the page templates, and its policy with the hashes of its script and styles."""
-    style, script = _asset("common.css") + _asset(f"{name}.css"), _asset(f"{name}.js")
+    style, script = (_asset(f"common.{kind}") + _asset(f"{name}.{kind}") for kind in ("css", "js"))
     styles = " ".join(_hash(part) for part in (style, layout) if part)
     policy = (
         f"default-src 'none'; img-src 'self' file: data:; style-src {styles}; "

@@ -363,7 +363,7 @@ def test_pictures_are_selected_by_range_compared_rated_and_sorted(
     assert browser.run("return [...picks].sort()") == [1, 2]
     browser.find("[data-compare]").click()
     assert in_viewer(browser) == "hero-0003.png"
-    assert browser.texts("[data-differs]") == ["9 other: 8", "37 other: 38"]
+    assert browser.texts(".differs") == ["9 other: 8", "37 other: 38"]
     browser.press(Keys.ESCAPE)
     browser.wait("return !viewer.open && !leaving")
     browser.press(Keys.ESCAPE, Keys.END, "3")
@@ -382,7 +382,7 @@ def test_pictures_are_selected_by_range_compared_rated_and_sorted(
     assert (
         browser.run("return images.map(marksOf).join()")
         == " , rejected , rejected , rejected , rating 3 "
-    )  # noqa: E501
+    )
 
 
 def test_jobs_of_one_name_in_two_homes_share_no_favourites(
