@@ -65,6 +65,7 @@ class Pages:
         self._pages_made: dict[int, Closed] = {}
         self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
+        self._prompts: dict[int, str] = {}
         self.changed = True
 
     def close(self) -> None:
@@ -249,7 +250,12 @@ class Pages:
             composed = [record for record in newest if "compose" in record.realised]
             packs = {record.id: str(record.realised["compose"]["pack"]) for record in composed}
             statuses = [self._outbox.status(record) for record in newest]
-            prompts = {record.id: prompts_of(record.realised) for record in newest}
+            self._prompts = {
+                record.seq: self._prompts.get(record.seq)
+                or prompts_of(record.realised, *self._ledger.composed(record.seq)[0])
+                for record in newest
+            }
+            prompts = {record.id: self._prompts[record.seq] for record in newest}
             page = outbox_page(statuses, packs, prompts, months=months_in(self._index.parent))
             self._disk.replace(self._index, page.encode())
         except _FAULTS as error:

@@ -53,15 +53,10 @@ function specOf(image) {
   return Object.fromEntries([...new Set(names)].filter((name) => name in spec).map((name) => [name, spec[name]]));
 }
 function grouped(list, without) {
-  const groups = new Map();
-  for (const spec of list) {
-    const rest = Object.fromEntries(Object.entries(spec).filter(([name]) => !without.includes(name)));
-    const group = JSON.stringify(rest);
-    if (!groups.has(group)) groups.set(group, { rest, prompts: new Set(), seeds: [] });
-    groups.get(group).prompts.add(spec.prompt ?? "");
-    groups.get(group).seeds.push(spec.seed);
-  }
-  return [...groups.values()];
+  const restOf = (spec) => Object.fromEntries(Object.entries(spec).filter(([name]) => !without.includes(name)));
+  return [...Map.groupBy(list, (spec) => JSON.stringify(restOf(spec))).values()].map((specs) => ({
+    rest: restOf(specs[0]), prompts: new Set(specs.map(({ prompt }) => prompt ?? "")), seeds: specs.map(({ seed }) => seed),
+  }));
 }
 const toExport = () => picks.size ? chosen().map((place) => images[place].file) : [...favourites.keys()].sort();
 function exports(how) {

@@ -2,27 +2,14 @@
 const list = one("list"), cards = [...document.querySelectorAll(".card")];
 one("tools").hidden = false;
 
-function groupOf(card, by) {
-  if (by === "day") return card.dataset.day;
-  return card.dataset.pack || "without a pack";
-}
-
 function arrange(by) {
-  const sections = new Map();
-  for (const card of cards) {
-    const name = groupOf(card, by);
-    if (!sections.has(name)) {
-      const inside = [make("h2", {}, name), make("div", { className: "cards" })];
-      sections.set(name, make("section", { className: "day" }, ...inside));
-    }
-    sections.get(name).lastChild.append(card);
-  }
-  const names = [...sections.keys()];
-  if (by === "pack") names.sort((a, b) => a.localeCompare(b));
-  if (names.length) list.replaceChildren(...names.map((name) => sections.get(name)));
-  for (const button of document.querySelectorAll("[data-by]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.by === by));
-  }
+  const nameOf = ({ dataset }) => by === "day" ? dataset.day : dataset.pack || "without a pack";
+  const groups = [...Map.groupBy(cards, nameOf)];
+  if (by === "pack") groups.sort(([a], [b]) => a.localeCompare(b));
+  const sections = groups.map(([name, own]) => make("section", { className: "day" },
+    make("h2", {}, name), make("div", { className: "cards" }, ...own)));
+  if (sections.length) list.replaceChildren(...sections);
+  for (const button of document.querySelectorAll("[data-by]")) button.ariaPressed = String(button.dataset.by === by);
   narrow();
 }
 

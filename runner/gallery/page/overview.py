@@ -40,10 +40,10 @@ def links(months: Iterable[str]) -> str:
     return listed and f'<nav class="months" aria-label="older jobs">Older {listed}</nav>'
 
 
-def prompts_of(spec: Mapping[str, Any]) -> str:
-    """The beginning of a spec's prompts, by which its job is found."""
-    several = mapping(spec.get("matrix")).get("prompt")
-    return " ".join(map(str, several or [spec.get("prompt") or ""]))[:1000]
+def prompts_of(*specs: Mapping[str, Any]) -> str:
+    """The beginning of the prompts of a job's specs, by which it is found."""
+    several = (mapping(spec.get("matrix")).get("prompt") or [spec.get("prompt")] for spec in specs)
+    return " ".join(str(prompt) for prompts in several for prompt in prompts if prompt)[:1000]
 
 
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -88,14 +88,10 @@ def days(
     `up` is the way from the page to the outbox.
     """
 
-    def card(job: Mapping[str, Any], day: str) -> str:
-        job_id = str(job["id"])
-        return _card(job, day, packs.get(job_id, ""), prompts.get(job_id, ""), up)
-
     sections = []
     for day, jobs_of_day in groupby(jobs, key=lambda job: _accepted(job)[:10]):
         day = text(day or "without a date")
-        grid = "".join(card(job, day) for job in jobs_of_day)
+        grid = "".join(_card(job, day, packs, prompts, up) for job in jobs_of_day)
         sections.append(
             f'<section class="day"><h2>{day}</h2><div class="cards">{grid}</div></section>'
         )
@@ -132,8 +128,11 @@ def _crisp_class(output: Mapping[str, Any]) -> str:
     return ' class="crisp"' if crisp else ""
 
 
-def _card(job: Mapping[str, Any], day: str, pack: str, prompt: str, up: str) -> str:
+def _card(
+    job: Mapping[str, Any], day: str, packs: Mapping[str, str], prompts: Mapping[str, str], up: str
+) -> str:
     """One job with its first few pictures; without any, with its message."""
+    pack, prompt = (words.get(str(job["id"]), "") for words in (packs, prompts))
     link, moment = up + quote(str(job["id"]), safe=""), _accepted(job)
     state, message = text(job.get("state") or "unknown"), text(job.get("message") or "")
     shown = _spread(_outputs(job))

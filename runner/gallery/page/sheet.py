@@ -61,6 +61,7 @@ def job_page(
     The first page has the head and the progress; of the files `beside` it, the preview and a link
     to each table.
     """
+    source = mapping(status.get("source")).get("sha256")
     first, state = number == 1, text(status.get("state", "unknown"))
     lives = status.get("state") not in FINAL_STATES and (first or number == len(starts))
     warnings = "".join(f"<li><bdi>{text(w)}</bdi></li>" for w in status.get("warnings") or ())
@@ -86,16 +87,11 @@ def job_page(
         refresh='<noscript><meta http-equiv="refresh" content="10"></noscript>' if lives else "",
         final=str(not lives).lower(),
         job=text(status.get("id", "job")),
-        key=text(_key(status)),
+        # Other homes have jobs of the same name.
+        key=text(f"{status.get('id')}:{source}:{status.get('accepted_at')}"),
         subtitle=text(summary.subtitle),
         pages=_pages(number, starts),
     )
-
-
-def _key(status: Mapping[str, Any]) -> str:
-    """What a browser keeps a job's marks by: other homes have jobs of the same name."""
-    source = mapping(status.get("source")).get("sha256") or ""
-    return f"{status.get('id')}:{str(source)[:16]}:{status.get('accepted_at')}"
 
 
 def _pages(number: int, starts: Sequence[int]) -> str:
@@ -146,7 +142,7 @@ def _document(name: str, *, layout: str, **parts: str) -> str:
         f"default-src 'none'; img-src 'self' file: data:; style-src {styles}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset(f"{name}.html")).substitute(
+    return Template(_asset("common.html") + _asset(f"{name}.html")).substitute(
         parts,
         policy=policy,
         style=style,

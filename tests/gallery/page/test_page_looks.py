@@ -8,8 +8,18 @@ import shutil
 from pathlib import Path
 
 from runner.gallery.page.sheet import outbox_page
+from runner.wire import PREVIEW
 from tests.gallery.browser import Browser
-from tests.gallery.samples import HOSTILE, job_page, pack, put_job, put_page, sidecar, status
+from tests.gallery.samples import (
+    HOSTILE,
+    job_page,
+    pack,
+    picture,
+    put_job,
+    put_page,
+    sidecar,
+    status,
+)
 
 FOCUSED = "return document.activeElement.id"
 
@@ -31,13 +41,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     tmp_path: Path, browser: Browser
 ) -> None:
     page = put_page(tmp_path, [sidecar(1)], state="running")
-    # The same page with a shorter wait, and thus another hash in its policy.
-    html = page.read_text(encoding="utf-8")
-    quick = html.replace("}, 5000);", "}, 500);")
-    policy = html[html.index("script-src '") + 12 :].split("'")[0]
-    script = quick[quick.rindex("<script>") + 8 : quick.rindex("</script>")]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page.write_text(quick.replace(policy, f"sha256-{digest}"), encoding="utf-8")
+    page.write_text(_quick(page.read_text(encoding="utf-8")), encoding="utf-8")
     browser.open(page)
     browser.run("window.same = true")
     browser.wait("return document.readyState === 'complete' && window.same === undefined")
@@ -160,3 +164,28 @@ def test_print_leaves_tools_out_and_no_card_is_cut(tmp_path: Path, browser: Brow
         assert browser.run(style, ".day", "contentVisibility") == "visible"
     finally:
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_live_page_of_all_jobs_loads_itself_again(tmp_path: Path, browser: Browser) -> None:
+    page = tmp_path / "index.html"
+    (tmp_path / "now").mkdir()
+    picture().save(tmp_path / "now" / PREVIEW, "WEBP")
+    html = outbox_page([status(job="now", state="running")])
+    page.write_text(_quick(html), encoding="utf-8")
+    browser.open(page)
+    browser.run("window.same = true; filter.focus()")
+    done = "const done = arguments[0]; setTimeout(() => done(window.same), 700)"
+    assert browser.driver.execute_async_script(done) is True
+    page.write_text(outbox_page([status(job="now")]), encoding="utf-8")
+    browser.run("filter.blur()")
+    browser.wait("return document.querySelector('.pill').textContent === 'succeeded'")
+    assert not browser.all("[data-live]")
+
+
+def _quick(html: str) -> str:
+    """The page with a shorter wait before it loads itself again, and a policy that fits."""
+    quick = html.replace("}, 5000);", "}, 500);")
+    policy = html[html.index("script-src '") + 12 :].split("'")[0]
+    script = quick[quick.rindex("<script>") + 8 : quick.rindex("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return quick.replace(policy, f"sha256-{digest}")
