@@ -155,8 +155,8 @@ function showExports() {
   const parts = toExport().length ? exports(how) : [];
   one("of").textContent = picks.size ? "Selected pictures" : "Favourites";
   one("exports").replaceChildren(...parts.flatMap((part, place) => {
-    const favourites = `${job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
-    const name = how === "keep" ? `${job}.keep` : favourites;
+    const exported = `${job}-${picks.size ? "selected" : "favourites"}${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
+    const name = how === "keep" ? `${job}.keep` : exported;
     const href = URL.createObjectURL(new Blob([part], { type: "text/plain" }));
     return [
       make("textarea", { readOnly: true, value: part, ariaLabel: name }),
@@ -171,9 +171,11 @@ function showExports() {
 
 // --- the viewer ---
 function inputsOf({ spec }) {
-  return ["image", "mask"].flatMap((name) => [spec[name] ?? []].flat().map((input) => String(input.path ?? input))
+  return ["image", "mask"].flatMap((name) => [spec[name] ?? []].flat().map((input) => String(input?.path ?? input))
     .filter((path) => path.startsWith("outbox/")).map((path) => [name, `inputs/${encodeURIComponent(path.split("/").pop())}`]));
 }
+// Some formats are none of a browser's.
+const small = (src) => make("img", { src, alt: "", width: 48, height: 48, onerror() { this.remove(); } });
 function settingsOf(image) {
   const { result } = image, spec = specOf(image);
   const model = typeof result.model === "object" && result.model ? result.model.repo : result.model;
@@ -218,9 +220,7 @@ function showPicture(place) {
   }));
   const beside = compared !== null && compared !== place ? [["compared with", encodeURIComponent(images[compared].file)]] : [];
   const befores = [...beside, ...inputsOf(image)];
-  one("inputs").replaceChildren(...befores.map(([name, url]) => make("button", { type: "button", value: url },
-    // Some formats are none of a browser's.
-    make("img", { src: url, alt: "", width: 48, height: 48, onerror() { this.remove(); } }), name)));
+  one("inputs").replaceChildren(...befores.map(([name, url]) => make("button", { type: "button", value: url }, small(url), name)));
   one("inputs").hidden = one("slider").hidden = before.hidden = !befores.length;
   if (befores.length) showBefore(befores[0][1]); else before.removeAttribute("src");
   paint();
@@ -456,6 +456,8 @@ tools.hidden = shots.length === 0;
 document.body.style.setProperty("--tools", `${tools.offsetHeight}px`);
 shots.forEach((shot, at) => { shot.tabIndex = at ? -1 : 0; });
 filter.value = load("sessionStorage", "filter", "");
+const inputs = new Map(images.flatMap(inputsOf).map(([name, url]) => [url, name]));
+one("strip").append(...[...inputs].slice(0, 12).map(([url, name]) => make("a", { className: "button", href: url }, small(url), name)));
 narrow();
 // The picture that the address names: of this page, its first or last, or one of another page.
 function follow() {

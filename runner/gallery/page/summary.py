@@ -82,6 +82,8 @@ def _progress(
     parts = []
     if progress.get("phase"):
         parts.append(f"picture {progress.get('image', made + 1)} of {total:,}: {progress['phase']}")
+    elif status.get("state") == "running" and made < total:
+        parts.append(f"picture {made + 1:,} of {total:,}")
     if progress.get("steps"):
         parts.append(f"step {progress.get('step', 0)} of {progress['steps']}")
     eta = progress.get("eta_seconds")

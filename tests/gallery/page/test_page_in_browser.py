@@ -118,7 +118,7 @@ def test_a_copied_spec_survives_every_hostile_prompt(tmp_path: Path, browser: Br
 
 def test_hostile_words_are_shown_as_text_and_never_run(tmp_path: Path, browser: Browser) -> None:
     told = [
-        sidecar(n, prompt=p, result_subject=p, result_variable="v", tags=[p])
+        sidecar(n, prompt=p, result_subject=p, result_variable="v", tags=[p], image=[None, p])
         for n, p in enumerate([*HOSTILE, *HOSTILE], start=1)
     ]
     failures = [{"index": 99, "reason": p, "message": p, "subject": p} for p in HOSTILE[:1]]
@@ -327,6 +327,8 @@ def test_what_an_edit_changed_is_seen_by_holding_a_key_or_with_a_slider(
         Image.new("RGB", (32, 32), "red").save(page.parent / "inputs" / name)
     covered = "return getComputedStyle(one('before')).clipPath"
     browser.open(page, "#hero-0001")
+    links = browser.run("return [...document.querySelectorAll('[data-strip] a')].map(a => a.href)")
+    assert [link.rpartition("/")[2] for link in links] == ["a%20b.png", "mask.png"]
     browser.wait("return one('before').naturalWidth === 32")
     assert browser.texts("[data-inputs] button") == ["image", "mask"]
     assert browser.run(covered) == "inset(0px 100% 0px 0px)"
