@@ -339,9 +339,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !open) filter.focus();
   else if (event.key === "?" && !open) one("keys").showModal();
   else if (event.shiftKey && inGrid && event.key.startsWith("Arrow")) {
-    const from = current;
+    picks.add(current);
     moves[event.key]();
-    pick(from, true);
     pick(current, true);
   } else if (event.key === "f") favour(chosen());
   else if (event.key === "x") rate(chosen(), -1);
@@ -352,8 +351,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "c" && images[current]) copy(yaml(specOf(images[current])), "Spec");
   else if (open && event.key === "ArrowRight") go(1);
   else if (open && event.key === "ArrowLeft") go(-1);
-  else if (open && event.key === "Home") showPicture(visible[0]);
-  else if (open && event.key === "End") showPicture(visible.at(-1));
+  else if (open && visible.length && ["Home", "End"].includes(event.key)) showPicture(visible.at(event.key === "Home" ? 0 : -1));
   else if (inGrid && visible.length && moves[event.key]) moves[event.key]();
   else return;
   event.preventDefault();
@@ -375,8 +373,8 @@ const actions = {
   compare: () => { [compared] = chosen(); showPicture(chosen()[1]); },
   download,
   clear: () => { picks.clear(); paint(); },
-  picking: (button) => { picking = !picking; button.setAttribute("aria-pressed", String(picking)); },
-  beside: (button) => { button.setAttribute("aria-pressed", String(one("cut").disabled = one("frame").toggleAttribute("data-two"))); },
+  picking: (button) => { button.ariaPressed = String(picking = !picking); },
+  beside: (button) => { button.ariaPressed = String(one("cut").disabled = one("frame").toggleAttribute("data-two")); },
   more: (button) => {
     const whole = one("prompt").toggleAttribute("data-whole");
     Object.assign(button, { textContent: whole ? "less" : "more", ariaExpanded: whole });
@@ -384,11 +382,7 @@ const actions = {
   copy: (button) => button.dataset.copy === "spec" ? copy(yaml(specOf(images[current])), "Spec") : copy(images[current].prompt, "Prompt"),
   help: () => one("keys").showModal(),
   export: () => { showExports(); exporter.showModal(); },
-  only: (button) => {
-    onlyFavourites = !onlyFavourites;
-    button.setAttribute("aria-pressed", String(onlyFavourites));
-    narrow();
-  },
+  only: (button) => { button.ariaPressed = String(onlyFavourites = !onlyFavourites); narrow(); },
 };
 document.addEventListener("click", (event) => {
   const shot = event.target.closest(".shot");

@@ -363,6 +363,11 @@ def test_pictures_are_selected_by_range_compared_rated_and_sorted(
     browser.find("[data-reject]").click()
     browser.press("s")
     assert browser.run("return [...picks].sort()") == [1, 2]
+    browser.find("[data-download]").click()
+    # What lies on this disk already is listed.
+    area = "return document.querySelector('[data-exports] textarea').value"
+    assert browser.run(area) == "outbox/hero/hero-0002.png\noutbox/hero/hero-0003.png\n"
+    browser.press(Keys.ESCAPE)
     browser.find("[data-compare]").click()
     assert in_viewer(browser) == "hero-0003.png"
     assert browser.texts(".differs") == ["9 other: 8", "37 other: 38"]

@@ -109,6 +109,7 @@ def test_a_phone_sees_the_picture_above_a_long_prompt_and_buttons_that_stay(
         browser.find(".shot").click()
         browser.wait("return document.querySelector('[data-full]').naturalWidth")
         assert browser.run("return viewer.scrollTop") == 0
+        assert browser.run("return document.activeElement === one('stage')")
         top, bottom, left, right = browser.run(box, "[data-full]")
         assert 0 < top < bottom < 500 and 0 <= left < right <= 390
         assert browser.run(box, "[data-more]")[1] < 844
