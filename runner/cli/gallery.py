@@ -179,6 +179,7 @@ def run_page(options: argparse.Namespace) -> int:
 
 
 def _job_page(home: Home, job: str) -> str:
+    from runner.daemon.results import TABLES
     from runner.gallery.page.layout import Shot, shots_of
     from runner.gallery.page.paging import pages_of
     from runner.spool.disk.disk import Disk
@@ -197,7 +198,8 @@ def _job_page(home: Home, job: str) -> str:
         found = (read_json(files[number]) for number in numbers)
         return shots_of((each for each in found if each and mapping(each.get("result"))), ())
 
-    pages, _ = pages_of(status, list(files), shots)
+    tables = [name for name in TABLES if is_file(folder / name)]
+    pages, _ = pages_of(status, list(files), shots, beside=tables)
     for name, text in pages.items():
         Disk(home.outbox).replace(folder / name, text.encode())
     return str(page)
@@ -262,23 +264,26 @@ def _write_months(home: Home, oldest_first: Sequence[tuple[int, str]], *, make: 
 def _write_jobs(
     home: Home, page: Path, jobs: Sequence[Mapping[str, Any]], end: str = "", **more: Any
 ) -> None:
+    from runner.gallery.page.overview import prompts_of
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    packs = {str(job["id"]): _pack(home, job) for job in jobs}
-    Disk(home.outbox).replace(page, (outbox_page(jobs, packs, **more) + end).encode())
+    firsts = {str(job["id"]): _first_sidecar(home, job) for job in jobs}
+    packs = {job: str(mapping(one.get("result")).get("pack") or "") for job, one in firsts.items()}
+    prompts = {job: prompts_of(one) for job, one in firsts.items()}
+    Disk(home.outbox).replace(page, (outbox_page(jobs, packs, prompts, **more) + end).encode())
 
 
-def _pack(home: Home, status: Mapping[str, Any]) -> str:
-    """The pack a job was made from, by the sidecar of a picture that its status names.
+def _first_sidecar(home: Home, status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sidecar of a picture that a job's status names, for its pack and its prompt.
 
-    Empty where there is no pack, and where the job has no picture yet.
+    Empty where the job has no picture yet.
     """
     for output in status["outputs"][:1]:
         file = home.job(status["id"]) / output["sidecar"]
         with leaving_out(file, tell):
-            return str(mapping((read_json(file) or {}).get("result")).get("pack") or "")
-    return ""
+            return read_json(file) or {}
+    return {}
 
 
 def run_rebuild(options: argparse.Namespace) -> int:

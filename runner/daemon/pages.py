@@ -8,7 +8,7 @@ thread of its own.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.clock import monotonic
@@ -16,7 +16,7 @@ from runner.daemon.results import TABLES, Results, has_results
 from runner.errors import Stopped
 from runner.files import is_folder
 from runner.gallery.page.layout import Shot, shots_of
-from runner.gallery.page.overview import months_in
+from runner.gallery.page.overview import months_in, prompts_of
 from runner.gallery.page.paging import Closed, pages_of
 from runner.gallery.page.sheet import outbox_page
 from runner.gallery.rebuild import entry_of, rebuild
@@ -27,6 +27,7 @@ from runner.spool.store.queries import Event
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import PREVIEW, Status
+from specs import expand
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Pages:
         self._pages_made: dict[int, Closed] = {}
         self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
+        self._prompts: dict[int, str] = {}
         self.changed = True
 
     def close(self) -> None:
@@ -127,29 +129,42 @@ class Pages:
         warning = None
 
         def shots(numbers: Sequence[int]) -> list[Shot]:
-            failed = (over[number] for number in numbers if over[number]["outcome"] == "failed")
-            keys = {"index": "number", "reason": "reason", "message": "message"}
-            failures = [{key: row[column] for key, column in keys.items()} for row in failed]
-            return shots_of(self._outbox.sidecars(record.id, numbers).values(), failures)
+            failed = [
+                dict(over[number]) for number in numbers if over[number]["outcome"] == "failed"
+            ]
+            sidecars = self._outbox.sidecars(record.id, numbers).values()
+            return shots_of(sidecars, self._failures(record, failed))
 
         try:
+            files |= self._results.of_job(record)
+        except _FAULTS as error:
+            log.warning("job %s has no results: %s", record.id, error)
+            warning = NO_RESULTS.format(type(error).__name__)
+        try:
             over = self._ledger.images(record.seq, closed.starts[-1])
-            previews = record.realised.get("preview", False)
-            made = pages_of(status, [*over], shots, closed, previews)
+            beside = [*sorted(files), *([PREVIEW] if record.realised.get("preview") else ())]
+            made = pages_of(status, [*over], shots, closed, beside)
             pages, self._pages_made[record.seq] = made
             files |= pages
         except _FAULTS as error:
             log.warning("job %s has no contact sheet: %s", record.id, error)
             warning, self._pages_made[record.seq] = NO_PAGE.format(type(error).__name__), closed
-        try:
-            files |= self._results.of_job(record)
-        except _FAULTS as error:
-            log.warning("job %s has no results: %s", record.id, error)
-            warning = warning or NO_RESULTS.format(type(error).__name__)
         ended = monotonic()
         self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))
         self.changed = True
         return files, warning
+
+    def _failures(
+        self, record: Record, rows: Sequence[Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Images that failed, with the settings by which they have their places."""
+        prompts, origins = self._ledger.composed(record.seq) if rows else ([], [])
+        for row in rows:
+            index = row["number"] - 1
+            spec = expand.image(record.realised, index, record.base_seed or 0, prompts or None)
+            origin = origins[index * len(origins) // record.total] if origins else {}
+            facts = {"index": row["number"], "reason": row["reason"], "message": row["message"]}
+            yield {**spec, **origin, **facts}
 
     def refresh_job(self, record: Record, *, at_once: bool = False) -> None:
         """Write those pages of an unfinished job that have changed, if they are due."""
@@ -235,7 +250,13 @@ class Pages:
             composed = [record for record in newest if "compose" in record.realised]
             packs = {record.id: str(record.realised["compose"]["pack"]) for record in composed}
             statuses = [self._outbox.status(record) for record in newest]
-            page = outbox_page(statuses, packs, months=months_in(self._index.parent))
+            self._prompts = {
+                record.seq: self._prompts.get(record.seq)
+                or prompts_of(record.realised, *self._ledger.composed(record.seq)[0])
+                for record in newest
+            }
+            prompts = {record.id: self._prompts[record.seq] for record in newest}
+            page = outbox_page(statuses, packs, prompts, months=months_in(self._index.parent))
             self._disk.replace(self._index, page.encode())
         except _FAULTS as error:
             log.warning("no page of the outbox: %s", error)

@@ -16,7 +16,7 @@ from runner.spool.store import outbox
 from runner.spool.store.outbox import Outbox
 from tests.daemon.columns import daemon_of
 from tests.harness import eventually
-from tests.spool.conftest import Spool
+from tests.spool.conftest import SPEC, Spool
 
 MANY = "kind: text2img\nmodel: tiny\nprompt: a red circle\nseed: 7\ncount: 30\n"
 
@@ -117,7 +117,22 @@ def test_images_that_failed_have_their_reasons_on_the_pages_of_their_numbers(
     refreshing.drop("hero.yaml", MANY)
     assert refreshing.end("hero")["state"] == "failed"
     third = (refreshing.home.job("hero") / "page-3.html").read_text(encoding="utf-8")
-    assert "too large" in third and len(shown(refreshing)) == 29
+    # Its seed is known too.
+    assert "too large" in third and "seed 15" in third and len(shown(refreshing)) == 29
+
+
+def test_an_image_of_a_matrix_that_failed_is_in_its_cell(idle_spool: Spool) -> None:
+    """Seen red: its row and its column were called "–"."""
+    idle_spool.device.failing["hero", 3] = ("OutOfMemory", "too large")
+    idle_spool.start()
+    idle_spool.drop("hero.yaml", f"{SPEC}matrix: {{steps: [4, 8], guidance: [1, 3]}}\n")
+    assert idle_spool.end("hero")["state"] == "failed"
+    page = (idle_spool.home.job("hero") / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'class="label"><bdi>([^<]*)<', page) == ["steps 4", "steps 8"]
+    cells = re.findall(r'aria-label="(guidance \d)"><\w+ class="(\w+)', page)
+    assert cells == [("guidance 1", "shot"), ("guidance 3", "shot"),
+                     ("guidance 1", "missing"), ("guidance 3", "shot")]  # fmt: skip
+    assert ' · <a href="results.csv">' in page
 
 
 def test_the_page_of_all_jobs_links_the_pages_of_older_ones_that_there_are(
@@ -132,6 +147,7 @@ def test_the_page_of_all_jobs_links_the_pages_of_older_ones_that_there_are(
     idle_spool.end("hero")
     idle_spool.stop()
     page = (idle_spool.home.outbox / "index.html").read_text(encoding="utf-8")
+    assert 'data-words="a red circle on a blue background"' in page
     assert re.findall(r'href="(_months/[^"]*)">([^<]*)<', page) == [
         ("_months/2026-09.001.html", "2026-09"),
         ("_months/2026-10.001.html", "2026-10"),

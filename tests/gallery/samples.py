@@ -130,12 +130,12 @@ def job_pages(
     of: Mapping[str, Any],
     sidecars: Iterable[Mapping[str, Any]],
     failures: Iterable[Mapping[str, Any]] = (),
-    previews: bool = False,
+    beside: Iterable[str] = (),
 ) -> dict[str, str]:
     """All pages of a job by file name, from its status."""
     shots = {shot.index: shot for shot in shots_of(sidecars, failures)}
     return pages_of(
-        of, sorted(shots), lambda numbers: [shots[n] for n in numbers], previews=previews
+        of, sorted(shots), lambda numbers: [shots[n] for n in numbers], beside=[*beside]
     )[0]
 
 
@@ -147,8 +147,8 @@ def job_page(*given: Any, **more: Any) -> str:
 def put_page(outbox: Path, sidecars: list[dict[str, Any]], **changes: Any) -> Path:
     """A job with its pages; returns the first."""
     folder = put_job(outbox, sidecars)
-    failures, previews = changes.pop("failures", ()), changes.pop("previews", False)
-    pages = job_pages(status(len(sidecars), **changes), sidecars, failures, previews)
+    failures, beside = changes.pop("failures", ()), changes.pop("beside", ())
+    pages = job_pages(status(len(sidecars), **changes), sidecars, failures, beside)
     for name, html in pages.items():
         (folder / name).write_text(html, encoding="utf-8")
     return folder / "index.html"

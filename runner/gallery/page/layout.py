@@ -1,8 +1,9 @@
-"""Arranges a job's pictures for its page: on a board of up to two axes, or in a plain grid.
+"""Arranges a job's pictures for its page: on a board of its axes, or in a plain grid.
 
     job                    rows                 columns               cells
     a pack                 subjects             variables             seeds
     a matrix of 2 fields   first field          second field          seeds
+    one of more fields     all but the last two, and in each the next to last, the last, seeds
     one field varies       its values           one                   seeds
     anything else          one grid, in order
 
@@ -11,7 +12,7 @@ A picture that was not made (failed, skipped, cancelled) keeps its place, with t
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +23,8 @@ CRISP_UP_TO = 128
 _NOT_AXES = frozenset(
     "schema $schema id seed seeds count notes tags priority format quality metadata result".split()
 )
+# These say what they are.
+_UNNAMED = ("subject", "variable", "prompt")
 _MOST_ROWS, _MOST_COLUMNS = 400, 40
 
 
@@ -61,14 +64,15 @@ class Shot:
 class Board:
     """The arrangement of shots; a plain grid is one row and one column, with `down` empty.
 
-    `down` and `across` are the names of the axes, `rows` has the cells of each row by its label,
-    one for each column, `seeds` is the most shots in one cell (1 in a grid).
+    `down` and `across` are the names of the last two axes. `rows` has the cells of each row, one
+    for each column, by its headings: the values of the axes before these, and its own. `seeds` is
+    the most shots in one cell (1 in a grid).
     """
 
     down: str
     across: str
     columns: tuple[str, ...]
-    rows: Mapping[str, Sequence[Sequence[Shot]]]
+    rows: Mapping[tuple[str, str], Sequence[Sequence[Shot]]]
     seeds: int
 
     @property
@@ -107,7 +111,7 @@ def shots_of(
 def axes_of(
     shots: Sequence[Shot], before: Sequence[str] = (), *, in_part: bool = False
 ) -> tuple[str, ...]:
-    """The one or two fields along which the shots are placed; none for a grid.
+    """The fields along which the shots are placed; none for a grid.
 
     Those on a page that shows a job `in_part` may be of one subject, whose name it needs. Where
     nothing varies, it is as on the page `before`.
@@ -118,31 +122,32 @@ def axes_of(
 def arrange(shots: Sequence[Shot], axes: Sequence[str]) -> Board:
     """Place the shots along the axes."""
     if not axes or not shots:
-        return Board("", "", ("",), {"": [shots]}, seeds=1)
-    down, across = (*axes, "")[:2]
-    rows = _values(shots, down)
-    columns = _values(shots, across) if across else [""]
-    cells: dict[tuple[str, str], list[Shot]] = {}
+        return Board("", "", ("",), {("", ""): [shots]}, seeds=1)
+    *outer, down, across = axes if len(axes) > 1 else (*axes, "")
+    cells: dict[tuple[tuple[str, str], str], list[Shot]] = {}
     for shot in shots:
-        place = (label(shot, down), label(shot, across) if across else "")
-        cells.setdefault(place, []).append(shot)
+        row = " · ".join(_heading(shot, axis) for axis in outer), _heading(shot, down)
+        cells.setdefault((row, _heading(shot, across) if across else ""), []).append(shot)
+    groups = list(dict.fromkeys(group for (group, _), _ in cells))
+    rows = sorted(dict.fromkeys(row for row, _ in cells), key=lambda row: groups.index(row[0]))
+    columns = tuple(dict.fromkeys(column for _, column in cells))
     return Board(
         down=down,
         across=across,
-        columns=tuple(columns),
+        columns=columns,
         rows={row: [cells.get((row, column), []) for column in columns] for row in rows},
-        seeds=max(len(cell) for cell in cells.values()),
+        seeds=max(map(len, cells.values())),
     )
 
 
 def label(shot: Shot, axis: str) -> str:
-    """The shot's value on one axis, as the heading shows it."""
+    """The shot's value on one axis."""
     if axis in ("subject", "variable"):
         return str(shot.result.get(axis) or "–")
     if axis == "size":
         return "{}×{}".format(*shot.size)
     value = shot.spec.get(axis)
-    return number_text(value) if value is not None else "–"
+    return _words(value) if value is not None else "–"
 
 
 def leaf(name: object) -> str:
@@ -150,8 +155,20 @@ def leaf(name: object) -> str:
     return printable(PurePosixPath(PureWindowsPath(str(name or "")).name).name)
 
 
+def _heading(shot: Shot, axis: str) -> str:
+    return label(shot, axis) if axis in _UNNAMED else f"{axis} {label(shot, axis)}"
+
+
+def _words(value: Any) -> str:
+    """A setting as text; an input by its file's name."""
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    value = value.get("path", value) if isinstance(value, Mapping) else value
+    return leaf(value) if str(value).startswith("outbox/") else number_text(value)
+
+
 def _axes(shots: Sequence[Shot], in_part: bool) -> list[str]:
-    """One or two fields that vary and fit a board, or none."""
+    """The fields that vary and fit a board, or none."""
     if any(shot.result.get("subject") for shot in shots):
         # These are the axes of a pack, whatever else varies.
         fewest = {"subject": 1 if in_part else 2, "variable": 2}
@@ -169,7 +186,7 @@ def _axes(shots: Sequence[Shot], in_part: bool) -> list[str]:
     ]
     if len(_values(made, "size")) > 1:
         varying.append("size")
-    return varying if 1 <= len(varying) <= 2 and _fits(made, varying) else []
+    return varying if _fits(made, varying) else []
 
 
 def _fits(shots: Sequence[Shot], axes: Sequence[str]) -> bool:
@@ -180,9 +197,9 @@ def _fits(shots: Sequence[Shot], axes: Sequence[str]) -> bool:
     if len(axes) == 1:
         # With a row for each picture, a grid shows more at once.
         return counts[0] * 2 <= len(shots) and counts[0] <= _MOST_ROWS
-    # Two axes that vary together leave most cells of the board empty.
-    filled = counts[0] * counts[1] <= 2 * len(shots)
-    return filled and counts[0] <= _MOST_ROWS and counts[1] <= _MOST_COLUMNS
+    # Axes that vary together leave most cells of the board empty.
+    filled = prod(counts) <= 2 * len(shots)
+    return filled and prod(counts[:-1]) <= _MOST_ROWS and counts[-1] <= _MOST_COLUMNS
 
 
 def _values(shots: Iterable[Shot], axis: str) -> list[str]:

@@ -1,53 +1,32 @@
-"use strict";
 // The page of all jobs: the filter, and the cards grouped by day or by pack.
-const list = document.querySelector("[data-list]");
-const cards = [...document.querySelectorAll(".card")];
-const filter = document.querySelector("[data-filter]");
-const shown = document.querySelector("[data-shown]");
-document.querySelector("[data-tools]").hidden = false;
-
-function groupOf(card, by) {
-  if (by === "day") return card.dataset.day;
-  return card.dataset.pack || "without a pack";
-}
+const list = one("list"), cards = [...document.querySelectorAll(".card")];
+one("tools").hidden = false;
 
 function arrange(by) {
-  const sections = new Map();
-  for (const card of cards) {
-    const name = groupOf(card, by);
-    if (!sections.has(name)) {
-      const section = document.createElement("section");
-      const heading = document.createElement("h2");
-      const grid = document.createElement("div");
-      section.className = "day";
-      grid.className = "cards";
-      heading.textContent = name;
-      section.append(heading, grid);
-      sections.set(name, section);
-    }
-    sections.get(name).lastChild.append(card);
-  }
-  const names = [...sections.keys()];
-  if (by === "pack") names.sort((a, b) => a.localeCompare(b));
-  if (names.length) list.replaceChildren(...names.map((name) => sections.get(name)));
-  for (const button of document.querySelectorAll("[data-by]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.by === by));
-  }
+  const nameOf = ({ dataset }) => by === "day" ? dataset.day : dataset.pack || "without a pack";
+  const groups = [...Map.groupBy(cards, nameOf)];
+  if (by === "pack") groups.sort(([a], [b]) => a.localeCompare(b));
+  const sections = groups.map(([name, own]) => make("section", { className: "day" },
+    make("h2", {}, name), make("div", { className: "cards" }, ...own)));
+  if (sections.length) list.replaceChildren(...sections);
+  for (const button of document.querySelectorAll("[data-by]")) button.ariaPressed = String(button.dataset.by === by);
   narrow();
 }
 
 function narrow() {
+  try { sessionStorage.setItem("fluxdrop:jobs", filter.value); } catch { /* not kept over a reload */ }
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const card of cards) {
-    const text = `${card.textContent} ${card.dataset.pack}`.toLowerCase();
+    const text = `${card.textContent} ${card.dataset.pack} ${card.dataset.words}`.toLowerCase();
     card.hidden = !words.every((word) => text.includes(word));
     count += card.hidden ? 0 : 1;
   }
   for (const section of list.querySelectorAll(".day")) {
     section.hidden = !section.querySelector(".card:not([hidden])");
   }
-  shown.textContent = words.length ? `${count} of ${cards.length}` : "";
+  one("none").hidden = count > 0 || !words.length;
+  one("shown").textContent = words.length ? `${count} of ${cards.length}` : "";
 }
 
 filter.addEventListener("input", narrow);
@@ -69,4 +48,6 @@ for (const card of cards) {
   moment.textContent = when.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
   card.dataset.day = names.format(when);
 }
+try { filter.value = sessionStorage.getItem("fluxdrop:jobs") ?? ""; } catch { /* empty */ }
 arrange("day");
+if (one("live")) live(() => false);

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping, number_of
 from runner.gallery.page.layout import CRISP_UP_TO, leaf
+from runner.gallery.page.summary import progress_bar, summarise
+from runner.wire import PREVIEW
 
 MOST_JOBS = 500
 MONTHS = "_months"
@@ -38,6 +40,12 @@ def links(months: Iterable[str]) -> str:
     return listed and f'<nav class="months" aria-label="older jobs">Older {listed}</nav>'
 
 
+def prompts_of(*specs: Mapping[str, Any]) -> str:
+    """The beginning of the prompts of a job's specs, by which it is found."""
+    several = (mapping(spec.get("matrix")).get("prompt") or [spec.get("prompt")] for spec in specs)
+    return " ".join(str(prompt) for prompts in several for prompt in prompts if prompt)[:1000]
+
+
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The latest 500 jobs, newest first, without what has no id."""
     return nlargest(MOST_JOBS, (job for job in jobs if job.get("id")), key=_accepted)
@@ -49,15 +57,41 @@ def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
     return f"{number_of(len(jobs), 'job')}, {number_of(pictures, 'picture')}"
 
 
-def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, str], up: str = "") -> str:
-    """The sections of the page, one for each day; `packs` maps a job's id to the pack it used.
+def now(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """The jobs that run, each with the picture in hand, and how many wait; empty if there are none.
+
+    It has a place for previews, whether there are any or not.
+    """
+    waiting = [job for job in jobs if job.get("state") == "queued"]
+    running = "".join(
+        f'<a href="{quote(str(job["id"]), safe="")}/index.html">'
+        f'<img data-preview src="{quote(str(job["id"]), safe="")}/{PREVIEW}" alt="">'
+        f"<strong><bdi>{text(job['id'])}</bdi></strong></a>"
+        f"{progress_bar(summarise(job, [None] * _done_and_total(job)[0]))}"
+        for job in jobs
+        if job.get("state") == "running"
+    )
+    left = sum(max(0, total - done) for done, total in map(_done_and_total, waiting))
+    queue = f"{number_of(len(waiting), 'more job')} in the queue: {number_of(left, 'picture')}"
+    listed = running + (f"<p>{queue}</p>" if waiting else "")
+    return listed and f'<section class="now" aria-label="now" data-live>{listed}</section>'
+
+
+def days(
+    jobs: Sequence[Mapping[str, Any]],
+    packs: Mapping[str, str],
+    prompts: Mapping[str, str],
+    up: str = "",
+) -> str:
+    """The sections of the page, one for each day; `packs` and `prompts` are by the jobs' ids.
 
     `up` is the way from the page to the outbox.
     """
+
     sections = []
     for day, jobs_of_day in groupby(jobs, key=lambda job: _accepted(job)[:10]):
         day = text(day or "without a date")
-        grid = "".join(_card(job, day, packs.get(str(job["id"]), ""), up) for job in jobs_of_day)
+        grid = "".join(_card(job, day, packs, prompts, up) for job in jobs_of_day)
         sections.append(
             f'<section class="day"><h2>{day}</h2><div class="cards">{grid}</div></section>'
         )
@@ -94,8 +128,11 @@ def _crisp_class(output: Mapping[str, Any]) -> str:
     return ' class="crisp"' if crisp else ""
 
 
-def _card(job: Mapping[str, Any], day: str, pack: str, up: str) -> str:
+def _card(
+    job: Mapping[str, Any], day: str, packs: Mapping[str, str], prompts: Mapping[str, str], up: str
+) -> str:
     """One job with its first few pictures; without any, with its message."""
+    pack, prompt = (words.get(str(job["id"]), "") for words in (packs, prompts))
     link, moment = up + quote(str(job["id"]), safe=""), _accepted(job)
     state, message = text(job.get("state") or "unknown"), text(job.get("message") or "")
     shown = _spread(_outputs(job))
@@ -110,6 +147,7 @@ def _card(job: Mapping[str, Any], day: str, pack: str, up: str) -> str:
     count = f"{done:,}" if done == total else f"{done:,} of {total:,}"
     pictures = "picture" if done == total == 1 else "pictures"
     title = f' title="{message}"' if message else ""
+    tags = " ".join(f"#{text(tag)}" for tag in job.get("tags") or ())
     made_with = " · ".join(str(job[k]) for k in ("kind", "model") if job.get(k))
     # One that ended before its first image has no page.
     page = (
@@ -117,12 +155,12 @@ def _card(job: Mapping[str, Any], day: str, pack: str, up: str) -> str:
     )
     return (
         f'<a class="card" href="{link}/{page}" data-pack="{text(pack)}"'
-        f' data-day="{day}"{title}>'
+        f' data-day="{day}" data-words="{text(prompt)}"{title}>'
         f'<span class="cover" data-count="{len(shown)}">{covers}</span>'
         f'<strong><bdi>{text(job["id"])}</bdi></strong><i class="pill" '
         f'data-state="{state}">{state}</i>'
         f'<span class="facts">{text(made_with)} <time datetime="{text(moment)}">'
         f"{text(moment[11:16])}</time></span>"
         f'<span class="facts">{count} {pictures}</span>'
-        f"{f'<b>{text(pack)}</b>' if pack else ''}</a>"
+        f"{f'<em>{tags}</em>' if tags else ''}{f'<b>{text(pack)}</b>' if pack else ''}</a>"
     )

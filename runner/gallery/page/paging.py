@@ -4,7 +4,7 @@ A page is closed once all of its images are over and another one is: it is made 
 but for the first one, which has the head and the progress. Reads and writes no files.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -36,13 +36,13 @@ def pages_of(
     over: Sequence[int],
     shots: Callable[[Sequence[int]], Iterable[Shot]],
     closed: Closed = Closed(),
-    previews: bool = False,
+    beside: Collection[str] = (),
 ) -> tuple[dict[str, str], Closed]:
     """The pages of a job by file name, but for the closed ones, and which are closed by now.
 
     `over` are the numbers of the images that are over, in order, from the open page on; `shots`
     gives those of some numbers, as far as they are there. A page comes after those it links to.
-    The first page has a place for `previews`.
+    `beside` are the preview and the tables in the job's folder.
     """
     final = status.get("state") in FINAL_STATES
     bodies: dict[int, Mapping[str, str]] = {}
@@ -66,7 +66,7 @@ def pages_of(
     bodies[number] = body_of(arrange(page, axes), summary.to_come)
     bodies[1] = closed.first or bodies[1]
     return {
-        page_name(each): job_page(status, summary, bodies[each], each, closed.starts, previews)
+        page_name(each): job_page(status, summary, bodies[each], each, closed.starts, beside)
         for each in sorted(bodies, reverse=True)
     }, closed
 

@@ -9,8 +9,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from math import ceil
 from pathlib import Path
 from string import Template
@@ -21,7 +22,7 @@ from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
 from runner.gallery.page.layout import CRISP_UP_TO, Board, Shot
-from runner.gallery.page.summary import Summary
+from runner.gallery.page.summary import Summary, progress_bar
 from runner.job import FINAL_STATES
 from runner.wire import PREVIEW
 
@@ -53,12 +54,14 @@ def job_page(
     body: Mapping[str, str],
     number: int,
     starts: Sequence[int],
-    previews: bool = False,
+    beside: Collection[str] = (),
 ) -> str:
     """One page of a job; `starts` are the first images of its pages.
 
-    The first page has the head, the progress, and the preview where there are `previews`.
+    The first page has the head and the progress; of the files `beside` it, the preview and a link
+    to each table.
     """
+    source = mapping(status.get("source")).get("sha256")
     first, state = number == 1, text(status.get("state", "unknown"))
     lives = status.get("state") not in FINAL_STATES and (first or number == len(starts))
     warnings = "".join(f"<li><bdi>{text(w)}</bdi></li>" for w in status.get("warnings") or ())
@@ -68,10 +71,13 @@ def job_page(
     head = {
         "state": f'<i class="pill" data-state="{state}">{state}</i>',
         "figures": figures,
-        "progress": _progress(summary),
+        "progress": progress_bar(summary),
         "notice": _notice(status),
         "notes": f'<ul class="notes">{warnings}</ul>' if warnings else "",
-        "preview": f'<img data-preview src="{PREVIEW}" alt="">' if lives and previews else "",
+        "preview": f'<img data-preview src="{PREVIEW}" alt="">'
+        if lives and PREVIEW in beside
+        else "",
+        "tables": "".join(f' · <a href="{name}">{name}</a>' for name in beside if name != PREVIEW),
     }
     return _document(
         "job",
@@ -81,6 +87,8 @@ def job_page(
         refresh='<noscript><meta http-equiv="refresh" content="10"></noscript>' if lives else "",
         final=str(not lives).lower(),
         job=text(status.get("id", "job")),
+        # Other homes have jobs of the same name.
+        key=text(f"{status.get('id')}:{source}:{status.get('accepted_at')}"),
         subtitle=text(summary.subtitle),
         pages=_pages(number, starts),
     )
@@ -101,13 +109,15 @@ def _pages(number: int, starts: Sequence[int]) -> str:
 def outbox_page(
     jobs: Iterable[Mapping[str, Any]],
     packs: Mapping[str, str] | None = None,
+    prompts: Mapping[str, str] | None = None,
     *,
     months: Iterable[str] = (),
     month: str = "",
 ) -> str:
     """The page of the latest jobs, newest first, or of a `month`, which lies in a folder below.
 
-    `packs` names the pack that a job used; `months` are the files of older jobs.
+    `packs` names the pack that a job used, `prompts` has the words that it is found by; `months`
+    are the files of older jobs.
     """
     listed = overview.latest(jobs)
     return _document(
@@ -117,20 +127,22 @@ def outbox_page(
         heading=month or "fluxdrop",
         home=' href="../index.html" aria-label="newest jobs"' if month else "",
         count=text(overview.counted(listed)),
-        days=overview.days(listed, packs or {}, up="../" if month else ""),
+        now="" if month else overview.now(listed),
+        refresh="" if month else '<noscript><meta http-equiv="refresh" content="30"></noscript>',
+        days=overview.days(listed, packs or {}, prompts or {}, up="../" if month else ""),
         months=overview.links(months),
     )
 
 
 def _document(name: str, *, layout: str, **parts: str) -> str:
     """Fill one of the page templates, and its policy with the hashes of its script and styles."""
-    style, script = _asset("common.css") + _asset(f"{name}.css"), _asset(f"{name}.js")
+    style, script = (_asset(f"common.{kind}") + _asset(f"{name}.{kind}") for kind in ("css", "js"))
     styles = " ".join(_hash(part) for part in (style, layout) if part)
     policy = (
         f"default-src 'none'; img-src 'self' file: data:; style-src {styles}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset(f"{name}.html")).substitute(
+    return Template(_asset("common.html") + _asset(f"{name}.html")).substitute(
         parts,
         policy=policy,
         style=style,
@@ -190,15 +202,6 @@ def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _progress(summary: Summary) -> str:
-    if summary.fraction is None:
-        return ""
-    return (
-        f'<div class="progress"><progress max="1" value="{summary.fraction:.4f}" '
-        f'aria-label="progress">{summary.fraction:.0%}</progress><p>{text(summary.doing)}</p></div>'
-    )
-
-
 def _notice(status: Mapping[str, Any]) -> str:
     """Why the job failed or waits, in words; empty for a job without reason and message."""
     message, reason = status.get("message"), status.get("reason")
@@ -230,40 +233,47 @@ def _board(board: Board, to_come: int) -> str:
     if board.across:
         names = "".join(f'<div class="column"><bdi>{text(c)}</bdi></div>' for c in board.columns)
         corner = f'<div class="corner">{text(board.down)} ↓ {text(board.across)} →</div>'
-        heads = f'<div class="heads" aria-hidden="true">{corner}{names}</div>'
-    rows = "".join(_row(label, cells, board) for label, cells in board.rows.items())
+        heads = f'<div class="heads">{corner}{names}</div>'
+    rows = ""
+    for group, same in groupby(board.rows.items(), key=lambda row: row[0][0]):
+        level = "h3" if group else "h2"
+        inside = "".join(_row(level, label, cells, board) for (_, label), cells in same)
+        title = f"<h2><bdi>{text(group)}</bdi></h2>"
+        rows += f'<section class="group">{title}{inside}</section>' if group else inside
     css_class = "board" if board.across else "board single"
     return f'<div class="{css_class}" data-board>{heads}{rows}{_to_come(to_come)}</div>'
 
 
-def _row(label: str, cells: Sequence[Sequence[Shot]], board: Board) -> str:
+def _row(level: str, label: str, cells: Sequence[Sequence[Shot]], board: Board) -> str:
     shown = "".join(
-        f'<div class="cell" data-label="{text(column)}">{"".join(map(_shot, shots))}</div>'
+        f'<div class="cell" role="group" aria-label="{text(column or label)}">'
+        f"{''.join(_shot(shot, on_board=True) for shot in shots)}</div>"
         for column, shots in zip(board.columns, cells, strict=True)
     )
     return (
-        f'<section class="row"><h2><bdi>{text(label)}</bdi></h2>'
+        f'<section class="row"><{level} class="label"><bdi>{text(label)}</bdi></{level}>'
         f'<div class="cells">{shown}</div></section>'
     )
 
 
-def _shot(shot: Shot) -> str:
+def _shot(shot: Shot, on_board: bool = False) -> str:
+    """One picture, or why it is missing; on a board its headings tell the rest of its name."""
+    seed = f"seed {text(shot.spec['seed'])}" if "seed" in shot.spec else f"picture {shot.index}"
     if shot.missing:
-        seed = f"<span>seed {text(shot.spec['seed'])}</span>" if "seed" in shot.spec else ""
         # A CamelCase word may be broken between its parts.
         reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", text(shot.missing))
         return (
             f'<div class="missing" title="{text(shot.message)}"><strong>{reason}'
-            f"</strong><span><bdi>{text(shot.message)}</bdi></span>{seed}</div>"
+            f"</strong><span><bdi>{text(shot.message)}</bdi></span><span>{seed}</span></div>"
         )
     width, height = shot.size
     crisp = " crisp" if max(width, height) <= CRISP_UP_TO else ""
-    alt = shot.prompt or f"picture {shot.index}"
+    alt = "" if on_board else shot.prompt
     return (
         f'<a class="shot{crisp}" id="{text(shot.name)}" href="{quote(shot.file, safe="")}">'
         f'<img src="thumbs/{quote(shot.name, safe="")}.webp" width="{width}" height="{height}" '
         f'loading="lazy" decoding="async" alt="{text(alt)}">'
-        f"<span>{text(shot.spec.get('seed', ''))}</span></a>"
+        f"<span>{seed}</span></a>"
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.gallery.formatting import duration, mapping
+from runner.gallery.formatting import html_text as text
 from runner.gallery.terms import moment
 from runner.job import FINAL_STATES
 
@@ -60,6 +61,16 @@ def summarise(status: Mapping[str, Any], seconds: Iterable[object]) -> Summary:
     )
 
 
+def progress_bar(summary: Summary) -> str:
+    """The progress as HTML; empty once the job has ended."""
+    if summary.fraction is None:
+        return ""
+    return (
+        f'<div class="progress"><progress max="1" value="{summary.fraction:.4f}" '
+        f'aria-label="progress">{summary.fraction:.0%}</progress><p>{text(summary.doing)}</p></div>'
+    )
+
+
 def _progress(
     status: Mapping[str, Any], made: int, total: int, left: int, mean_seconds: float | None
 ) -> tuple[float, str]:
@@ -71,6 +82,8 @@ def _progress(
     parts = []
     if progress.get("phase"):
         parts.append(f"picture {progress.get('image', made + 1)} of {total:,}: {progress['phase']}")
+    elif status.get("state") == "running" and made < total:
+        parts.append(f"picture {made + 1:,} of {total:,}")
     if progress.get("steps"):
         parts.append(f"step {progress.get('step', 0)} of {progress['steps']}")
     eta = progress.get("eta_seconds")

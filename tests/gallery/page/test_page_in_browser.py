@@ -74,6 +74,7 @@ def test_the_keyboard_alone_is_enough(board: Browser) -> None:
     assert "hero-0003.png" in board.find(".viewer .settings").text
     board.press("f", Keys.ESCAPE)
     assert not board.run(VIEWER)
+    assert board.find("#hero-0003").accessible_name == "seed 0 ★"
     board.wait("return document.activeElement.id === 'hero-0003'")
     assert board.run("return document.activeElement.hasAttribute('data-favourite')")
     board.press("?")
@@ -117,7 +118,7 @@ def test_a_copied_spec_survives_every_hostile_prompt(tmp_path: Path, browser: Br
 
 def test_hostile_words_are_shown_as_text_and_never_run(tmp_path: Path, browser: Browser) -> None:
     told = [
-        sidecar(n, prompt=p, result_subject=p, result_variable="v", tags=[p])
+        sidecar(n, prompt=p, result_subject=p, result_variable="v", tags=[p], image=[None, p])
         for n, p in enumerate([*HOSTILE, *HOSTILE], start=1)
     ]
     failures = [{"index": 99, "reason": p, "message": p, "subject": p} for p in HOSTILE[:1]]
@@ -265,12 +266,144 @@ def test_a_click_opens_the_picture_that_was_clicked_on_a_board_whose_rows_mix(
     browser.open(put_page(tmp_path, told))
     for number in (1, 2, 3, 4):
         browser.find(f"#hero-000{number}").click()
+        browser.wait(VIEWER)
         assert f"hero-000{number}.png" in browser.find(".viewer .settings").text
         browser.find(".viewer [data-close]").click()
 
 
+def in_viewer(browser: Browser) -> str:
+    """The file of the picture that is looked at, once the address agrees; empty if none is."""
+    if not browser.run(VIEWER):
+        return ""
+    file = str(browser.find("[data-at]").text).split(" · ")[1]
+    assert browser.run("return location.hash") == f"#{Path(file).stem}"
+    return file
+
+
+def test_back_closes_the_viewer_and_addresses_lead_into_it(board: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    entries = board.run("return history.length")
+    board.find("#hero-0004").click()
+    assert in_viewer(board) == "hero-0004.png"
+    board.press(Keys.END, Keys.HOME, Keys.ARROW_RIGHT)
+    assert in_viewer(board) == "hero-0002.png"
+    board.driver.back()
+    board.wait("return !viewer.open && document.activeElement.id === 'hero-0002'")
+    assert board.run("return location.hash") == ""
+    board.driver.forward()
+    board.wait(VIEWER)
+    board.run("location.hash = '#hero-0007'")
+    board.wait("return images[current].file === 'hero-0007.png'")
+    board.find(".viewer [data-close]").click()
+    board.wait("return !viewer.open && !location.hash")
+    assert board.run("return history.length") <= entries + 2
+
+
+def test_a_swipe_goes_to_the_next_picture(board: Browser) -> None:
+    swipe = """
+    for (const [type, clientX] of [["pointerdown", 300], ["pointerup", 300 + arguments[0]]])
+      one("frame").dispatchEvent(new PointerEvent(type, { pointerType: "touch", clientX, clientY: 200 }));
+    """  # noqa: E501
+    board.find("#hero-0004").click()
+    board.run(swipe, -120)
+    assert in_viewer(board) == "hero-0005.png"
+    board.run(swipe, 120)
+    board.run(swipe, 20)
+    assert in_viewer(board) == "hero-0004.png"
+
+
+def test_what_an_edit_changed_is_seen_by_holding_a_key_or_with_a_slider(
+    tmp_path: Path, browser: Browser
+) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    inputs = {"image": [{"path": "outbox/hero/inputs/a b.png", "weight": 0.5}],
+              "mask": "outbox/hero/inputs/mask.png"}  # fmt: skip
+    page = put_page(tmp_path, [sidecar(1, kind="fill", **inputs), sidecar(2)])
+    (page.parent / "inputs").mkdir()
+    for name in ("a b.png", "mask.png"):
+        Image.new("RGB", (32, 32), "red").save(page.parent / "inputs" / name)
+    covered = "return getComputedStyle(one('before')).clipPath"
+    browser.open(page, "#hero-0001")
+    links = browser.run("return [...document.querySelectorAll('[data-strip] a')].map(a => a.href)")
+    assert [link.rpartition("/")[2] for link in links] == ["a%20b.png", "mask.png"]
+    browser.wait("return one('before').naturalWidth === 32")
+    assert browser.texts("[data-inputs] button") == ["image", "mask"]
+    assert browser.run(covered) == "inset(0px 100% 0px 0px)"
+    ActionChains(browser.driver).key_down("b").perform()
+    assert browser.run(covered) == "inset(0px 0% 0px 0px)"
+    ActionChains(browser.driver).key_up("b").perform()
+    assert browser.run(covered) == "inset(0px 100% 0px 0px)"
+    mask = browser.all("[data-inputs] button")[1]
+    ActionChains(browser.driver).click_and_hold(mask).perform()
+    assert browser.run(covered) == "inset(0px 0% 0px 0px)"
+    assert browser.run("return one('before').src").endswith("/hero/inputs/mask.png")
+    ActionChains(browser.driver).release().perform()
+    browser.find("[data-cut]").send_keys(Keys.ARROW_RIGHT * 3)
+    assert browser.run(covered) == "inset(0px 97% 0px 0px)"
+    browser.press(Keys.TAB)
+    browser.run("go(1)")
+    assert not browser.find("[data-before]").is_displayed()
+    assert not browser.find("[data-slider]").is_displayed()
+
+
+def test_pictures_are_selected_by_range_compared_rated_and_sorted(
+    tmp_path: Path, browser: Browser
+) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(put_page(tmp_path, [sidecar(n, steps=40 - n, guidance=4.0) for n in range(1, 6)]))
+    seen = "return [...document.querySelectorAll('.shot:not([hidden])')].map(s => s.id.slice(-1))"
+    chain = ActionChains(browser.driver).send_keys(Keys.ARROW_RIGHT).key_down(Keys.SHIFT)
+    chain.click(browser.find("#hero-0004")).key_up(Keys.SHIFT).perform()
+    assert browser.find("[data-picked]").text == "3 selected" and not browser.run(VIEWER)
+    browser.find("[data-reject]").click()
+    browser.press("s")
+    assert browser.run("return [...picks].sort()") == [1, 2]
+    browser.find("[data-download]").click()
+    # What lies on this disk already is listed.
+    area = "return document.querySelector('[data-exports] textarea').value"
+    assert browser.run(area) == "outbox/hero/hero-0002.png\noutbox/hero/hero-0003.png\n"
+    browser.press(Keys.ESCAPE)
+    browser.find("[data-compare]").click()
+    assert in_viewer(browser) == "hero-0003.png"
+    assert browser.texts(".differs") == ["9 other: 8", "37 other: 38"]
+    browser.press(Keys.ESCAPE)
+    browser.wait("return !viewer.open && !leaving")
+    browser.press(Keys.ESCAPE, Keys.END, "3")
+    assert not browser.find("[data-picks]").is_displayed()
+    for words, found in (("-rejected", "15"), ("rating=3", "5"), ("steps=38", "2"),
+                         ("steps=3", ""), ("guidance:4", "12345")):  # fmt: skip
+        browser.run("filter.value = arguments[0]; narrow()", words)
+        assert "".join(browser.run(seen)) == found
+    browser.run("filter.value = ''; one('sort').value = 'rating'; sortPictures()")
+    assert browser.run(seen) == ["5", "1", "2", "3", "4"]
+    browser.press(Keys.HOME, Keys.ARROW_RIGHT)
+    assert browser.run(FOCUSED) == "hero-0001"
+    browser.run("one('sort').value = ''; sortPictures()")
+    assert browser.run(seen) == ["1", "2", "3", "4", "5"]
+    browser.driver.refresh()
+    assert (
+        browser.run("return images.map(marksOf).join()")
+        == " , rejected , rejected , rejected , rating 3 "
+    )
+
+
+def test_jobs_of_one_name_in_two_homes_share_no_favourites(
+    tmp_path: Path, browser: Browser
+) -> None:
+    for home, sha256 in (("a", "1" * 64), ("b", "2" * 64)):
+        browser.open(put_page(tmp_path / home, pack(1, 1, 2), source={"sha256": sha256}))
+        assert browser.find("[data-favourites]").text == "0"
+        browser.press("f")
+        assert browser.find("[data-favourites]").text == "1"
+
+
 def test_a_preview_is_shown_as_often_as_there_is_one(tmp_path: Path, browser: Browser) -> None:
-    page = put_page(tmp_path, pack(1, 1, 1), state="running", previews=True)
+    page = put_page(tmp_path, pack(1, 1, 1), state="running", beside=[PREVIEW])
     file, aside = page.with_name(PREVIEW), page.with_name("aside")
     Image.new("RGB", (16, 16), "red").save(file, "WEBP")
     at = "document.querySelector('[data-preview]')"
@@ -281,5 +414,5 @@ def test_a_preview_is_shown_as_often_as_there_is_one(tmp_path: Path, browser: Br
     aside.rename(file)
     browser.wait(f"return {at}.naturalWidth && !{at}.hidden")
     assert all(PREVIEW in each for each in browser.complaints())
-    over = put_page(tmp_path / "over", pack(1, 1, 1), previews=True)
+    over = put_page(tmp_path / "over", pack(1, 1, 1), beside=[PREVIEW])
     assert PREVIEW not in over.read_text("utf-8").partition("<script")[0]

@@ -51,7 +51,7 @@ def pictures(page: str) -> list[int]:
 
 
 def rows(page: str) -> list[str]:
-    return re.findall(r"<h2><bdi>([^<]*)</bdi></h2>", page)
+    return re.findall(r'<h2 class="label"><bdi>([^<]*)</bdi></h2>', page)
 
 
 def links(page: str) -> list[str]:
@@ -102,7 +102,11 @@ def test_a_row_that_no_page_holds_is_divided_and_named_on_each() -> None:
 def test_a_page_where_nothing_varies_is_as_the_one_before() -> None:
     told = [sidecar(n, steps=4 + (n - 1) // 4) for n in range(1, 13)]
     pages = job_pages(status(12), told)
-    assert [rows(page) for page in reversed(pages.values())] == [["4"], ["5"], ["6"]]
+    assert [rows(page) for page in reversed(pages.values())] == [
+        ["steps 4"],
+        ["steps 5"],
+        ["steps 6"],
+    ]
 
 
 def test_where_rows_mix_pages_are_filled() -> None:
