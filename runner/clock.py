@@ -18,6 +18,11 @@ def timestamp(seconds: float | None = None) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def local_time(seconds: float) -> str:
+    """A moment for people, by this machine's own hours, to which windows belong."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
 def now() -> float:
     """The wall clock, in seconds since the epoch: only for what callers name by date and hour."""
     return time.time()

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.clock import timestamp
+from runner.clock import local_time
 from runner.errors import DiskFull
 from runner.settings import Home
 from runner.wire import Lent
@@ -49,7 +49,7 @@ NOT_SAVED = Hold(None, "makes again what found no room, or could not be copied")
 
 def outside_hours(opening: float) -> Hold:
     """The hold of a job that may run from `opening` on, in seconds since the epoch."""
-    return Hold(HOURS_OVER.reason, f"waits for its hour, {timestamp(opening)}")
+    return Hold(HOURS_OVER.reason, f"waits for its hour, {local_time(opening)}")
 
 
 def disk_hold(home: Home, *folders: Path) -> Hold | None:

@@ -28,7 +28,7 @@ from runner.errors import ReceiverAway, ReceiverRefuses
 SECONDS = 10.0
 """So long a try may take."""
 
-NO_APPRISE = "apprise is not installed: run `pip install 'fluxdrop[notify]'`"
+NO_APPRISE = "apprise is not installed: install it beside fluxdrop, `pip install apprise`"
 _MOST_ANSWER = 64 << 10
 # For the rest of an answer whose first line is there: some programs mind if it is not read.
 _REST_SECONDS = 1.0

@@ -19,6 +19,9 @@ _SETTINGS = """\
 #
 # models: {KINDS}
 # window: "23:00-07:00"
+# retention: {days: 90, gb: 100}
+# receivers: {phone: {apprise: "ntfys://ntfy.sh/a-topic-of-your-own"}}
+# on: {job.failed: [phone], queue.empty: [phone]}
 """
 
 
@@ -45,7 +48,9 @@ def run_init(options: argparse.Namespace) -> int:
         options,
         {"home": str(folder), "new": not was_home},
         f"{folder} is {'still' if was_home else 'now'} a fluxdrop home",
-        f"next: cd {quoted} && fluxdrop demo",
+        "next:",
+        f"  cd {quoted}",
+        f"  fluxdrop {'status' if was_home else 'demo'}",
     )
     return 0
 

@@ -19,11 +19,12 @@ from typing import Any
 from runner import exit_codes, launch
 from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import UsageProblem
-from runner.settings import Home, find_home
+from runner.settings import NAMES, Home, find_home, variable_of
 
 SYSTEMS = ("systemd", "launchd", "windows")
 # What a login shell may have set and a service would not see; secrets stay out.
-_KEPT = ("HF_HOME", "HF_HUB_CACHE", "CUDA_VISIBLE_DEVICES")
+_SETTINGS = tuple(variable_of(name) for name in NAMES if name not in ("receivers", "ray"))
+_KEPT = ("HF_HOME", "HF_HUB_CACHE", "CUDA_VISIBLE_DEVICES", *_SETTINGS)
 Commands = tuple[tuple[str, ...], ...]
 
 

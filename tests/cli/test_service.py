@@ -91,6 +91,11 @@ def test_two_homes_are_two_services_and_secrets_stay_out(system: str, tmp_path: 
     assert kept == {"HF_HOME": "/w"}
 
 
+def test_settings_that_are_variables_are_kept_for_the_service() -> None:
+    given = {"FLUXDROP_IDLE_MINUTES": "0", "FLUXDROP_RECEIVERS": "{a: {apprise: SECRET}}"}
+    assert service._kept(given) == {"FLUXDROP_IDLE_MINUTES": "0"}
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_show_prints_what_would_be_done_and_does_nothing(here: Here, system: str) -> None:
     before = sorted(here.home.rglob("*"))
