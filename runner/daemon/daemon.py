@@ -41,7 +41,7 @@ from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
 from runner.spool.store.lending import hold_of
-from runner.stop_signals import StopSign, taken_by
+from runner.stop_signals import StopRequest, taken_by
 from runner.wire import Lent
 from specs.errors import FluxdropError
 
@@ -88,7 +88,7 @@ class Daemon:
         self.home = home
         self._make_executor = executor
         self._disk = disk or Disk()
-        self._stop = StopSign()
+        self._stop = StopRequest()
         self._locks: list[Lock] = [home_lock(home), *locks]
         self._started_at = timestamp()
         self._health_due = 0.0
