@@ -10,6 +10,7 @@ import hmac
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -18,12 +19,15 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from runner.clock import monotonic, now
 from runner.errors import ReceiverAway, ReceiverRefuses
+from runner.files import text_of
+from runner.wire import SCHEMA
 
 SECONDS = 10.0
 """So long a try may take."""
@@ -33,7 +37,14 @@ _MOST_ANSWER = 64 << 10
 # For the rest of an answer whose first line is there: some programs mind if it is not read.
 _REST_SECONDS = 1.0
 _BUSY = (408, 425, 429, 502, 503, 504)
+_OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 _TYPES = {"succeeded": "success", "failed": "failure", "rejected": "failure"}
+
+
+def envelope(home: Path, event: str, at: str) -> dict[str, Any]:
+    """What every message begins with."""
+    origin = {"host": platform.node(), "home": text_of(str(home))}
+    return {"schema": SCHEMA, "event": event, "at": at, **origin}
 
 
 def send(
@@ -43,13 +54,14 @@ def send(
 
     Each try to tell the same has the same id.
     """
-    body = json.dumps(content, ensure_ascii=False).encode()
+    # A path in it may be no UTF-8.
+    body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
     if "url" in receiver:
         _post(receiver["url"], receiver.get("secret_env"), message_id, body, seconds)
     elif "command" in receiver:
         _run(receiver["command"], body + b"\n", seconds)
     else:
-        _notify(receiver["apprise"], content)
+        _notify(receiver["apprise"], content, seconds)
 
 
 def shown(receiver: Mapping[str, Any]) -> str:
@@ -100,7 +112,10 @@ def _post(url: str, secret_env: str | None, message_id: str, body: bytes, second
         secret = os.environ.get(secret_env)
         if not secret:
             raise ReceiverAway(f"the environment variable {secret_env} is not set")
-        headers |= signatures(message_id, at, body, secret)
+        try:
+            headers |= signatures(message_id, at, body, secret)
+        except ValueError:
+            raise ReceiverRefuses(f"the secret in {secret_env} is no base64") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     deadline = monotonic() + seconds
@@ -108,7 +123,7 @@ def _post(url: str, secret_env: str | None, message_id: str, body: bytes, second
     try:
         connection.request("POST", target, body, headers)
         status = _status(connection, deadline)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ReceiverAway(f"{parts.hostname} does not answer ({why})") from None
     finally:
@@ -143,11 +158,14 @@ def _status(connection: HTTPConnection, deadline: float) -> int | None:
 
 def _run(command: list[str], body: bytes, seconds: float) -> None:
     name, out = PurePath(command[0]).name, subprocess.DEVNULL
+    # Windows would look for a program only, and for no script.
+    program = shutil.which(command[0]) or command[0]
     try:
         # A group of its own, to be killed with its children, and without our Ctrl-C.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
-        )
+            [program, *command[1:]], stdin=subprocess.PIPE, stdout=out, stderr=out,
+            start_new_session=True, creationflags=_OWN_GROUP,
+        )  # fmt: skip
     except OSError as error:
         raise ReceiverAway(f"{name} cannot be started: {error.strerror}") from None
     try:
@@ -173,7 +191,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _notify(address: str, content: Mapping[str, Any]) -> None:
+def _notify(address: str, content: Mapping[str, Any], seconds: float) -> None:
     # Here: it takes a second, and need not be installed.
     try:
         import apprise
@@ -183,7 +201,19 @@ def _notify(address: str, content: Mapping[str, Any]) -> None:
     if not service.add(address):
         raise ReceiverRefuses("apprise does not understand its address")
     title, text, kind = _in_words(content)
-    if not service.notify(title=title, body=text, notify_type=kind):
+    told: list[bool | None] = []
+
+    def notify() -> None:
+        with suppress(Exception):
+            told.append(service.notify(title=title, body=text, notify_type=kind))
+
+    # It bounds what it waits for at once, and not the whole.
+    thread = Thread(target=notify, name="apprise", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise ReceiverAway(f"apprise took longer than {seconds:g} s")
+    if not any(told):
         raise ReceiverAway("apprise could not tell it: `fluxdrop tell` shows why")
 
 
