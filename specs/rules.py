@@ -7,6 +7,7 @@ leaves wrong types to the schema. Reads no file and no clock.
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from specs import schemas
 from specs.document import short
@@ -69,9 +70,21 @@ def unknown_receivers(names: Any, known: Iterable[str]) -> Iterator[tuple[int, s
 
 def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
     known, on = settings.get("receivers", {}), settings.get("on")
+    for name, receiver in known.items() if isinstance(known, dict) else ():
+        url = receiver.get("url") if isinstance(receiver, dict) else None
+        if isinstance(url, str) and not _has_host(url):
+            yield ["receivers", name, "url"], "not a URL: its host or its port is none"
     for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
         for number, why in unknown_receivers(names, known):
             yield ["on", event, number], why
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def unknown_kind(value: Any) -> str:
