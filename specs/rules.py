@@ -73,7 +73,10 @@ def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
     for name, receiver in known.items() if isinstance(known, dict) else ():
         url = receiver.get("url") if isinstance(receiver, dict) else None
         if isinstance(url, str) and not _has_host(url):
-            yield ["receivers", name, "url"], "not a URL: its host or its port is none"
+            yield (
+                ["receivers", name, "url"],
+                "not a URL: without a host, or with another port than 1 to 65535",
+            )
     for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
         for number, why in unknown_receivers(names, known):
             yield ["on", event, number], why
@@ -81,8 +84,7 @@ def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
 
 def _has_host(url: str) -> bool:
     try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
+        return bool(urlsplit(url).hostname and urlsplit(url).port != 0)
     except ValueError:
         return False
 

@@ -111,7 +111,7 @@ def test_a_server_that_does_not_answer_costs_the_time_of_a_try(parts: tuple[byte
 
 
 def test_of_an_answer_without_an_end_only_the_beginning_is_read() -> None:
-    with saying(b"HTTP/1.1 200 OK\r\n", b"x" * 4000) as url:
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 4000) as url:
         tell({"url": url})
 
 
