@@ -38,7 +38,6 @@ SECONDS = 10.0
 
 NO_APPRISE = "apprise is not installed: run `pip install 'fluxdrop[notify]'`"
 _BUSY = (408, 425, 429, 502, 503, 504)
-_OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 _TYPES = {"succeeded": "success", "failed": "failure", "rejected": "failure"}
 
 
@@ -163,7 +162,8 @@ def _run(command: list[str], body: bytes, seconds: float) -> None:
         # A group of its own, to be killed with its children, and without our Ctrl-C.
         process = subprocess.Popen(
             [program, *command[1:]], stdin=subprocess.PIPE, stdout=out, stderr=out,
-            start_new_session=True, creationflags=_OWN_GROUP,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )  # fmt: skip
     except OSError as error:
         raise ReceiverAway(f"{name} cannot be started: {error.strerror}") from None

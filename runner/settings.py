@@ -7,7 +7,7 @@ HF_HOME once, at import.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -238,14 +238,8 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
     variables = {name: text for name in NAMES if (text := environment.get(variable_of(name)))}
-    values: dict[str, Any] = {}
-    positions: dict[str, str] = {}
-    if variables or _has_content(data):
-        values, locate = _checked(file, data, variables)
-        own = values.get("registry", {})
-        paths: list[tuple[str, ...]] = [*((n,) for n in values), *(("registry", n) for n in own)]
-        paths += (("registry", n, key) for n in own for key in own[n])
-        positions = {".".join(path): locate(path) for path in paths}
+    given = variables or _has_content(data)
+    values, positions = _checked(file, data, variables) if given else ({}, {})
     values = {name: value for name, value in values.items() if name in NAMES}
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     if values.get("upscaler", "").lower().endswith(_UPSCALER_FILES):
@@ -261,48 +255,42 @@ def variable_of(name: str) -> str:
 
 def _checked(
     file: Path, data: bytes, variables: Mapping[str, str]
-) -> tuple[dict[str, Any], Callable[[tuple[str, ...]], str]]:
-    """The settings by a file's bytes and by variables, and what gives the place of each of them.
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings by a file's bytes and by variables, and the place of each of them.
 
     A variable's text stands for itself where a setting takes only text. Raises UsageProblem.
     """
     # Here, for most homes have nothing to be read.
     from specs import schemas
-    from specs.document import Document
     from specs.read import read
     from specs.validate import validate
 
     def place(name: str, line: int, column: int) -> str:
         return variable_of(name) if name in variables else f"{file}:{line}:{column}"
 
-    whole, mistakes = Document({}), list[tuple[str, Problem]]()
-    given: dict[str, Any] = dict(variables)
-    for name in ("", *variables):
-        try:
-            if not name:
-                whole = read(data) if _has_content(data) else whole
-            elif schemas.bundle("settings")["properties"][name].get("type") != "string":
-                given[name] = read(os.fsencode(variables[name])).value
-        except SpecInvalid as error:
-            mistakes += ((name or _first(each.path), each) for each in error.problems)
-    if not mistakes:
+    known, given, source = schemas.bundle("settings")["properties"], {}, ""
+    try:
+        whole = read(data)
+        for source, text in variables.items():
+            is_text = known[source].get("type") == "string"
+            given[source] = text if is_text else read(os.fsencode(text)).value
+        source = ""
         if whole.value is None or isinstance(whole.value, dict):
             # Together: those of a variable may be about those of the file.
             whole = replace(whole, value={**(whole.value or {}), **given})
-        try:
-            values = validate(whole, schema="settings")
-            problems = tuple(_impossible(values, file.parent, whole))
-        except SpecInvalid as error:
-            problems = error.problems
-        mistakes = sorted(((_first(p.path), p) for p in problems), key=lambda m: m[0] in variables)
-    if mistakes:
-        told = ((place(name, p.line, p.column), _discreet(name, p)) for name, p in mistakes)
-        raise UsageProblem(*(f"{where}: {problem}" for where, problem in told))
-    return values, lambda path: place(path[0], *whole.locate(path, key=len(path) < 3))
-
-
-def _first(path: str) -> str:
-    return re.split(r"[.\[]", path, maxsplit=1)[0]
+        values = validate(whole, schema="settings")
+        if wrong := list(_impossible(values, file.parent, whole)):
+            raise SpecInvalid("SchemaInvalid", wrong)
+    except SpecInvalid as error:
+        named = [(source or re.split(r"[.\[]", p.path)[0], p) for p in error.problems]
+        named.sort(key=lambda each: each[0] in variables)
+        told = (f"{place(name, p.line, p.column)}: {_discreet(name, p)}" for name, p in named)
+        raise UsageProblem(*told) from None
+    own = values.get("registry", {})
+    paths: list[tuple[str, ...]] = [*((n,) for n in values), *(("registry", n) for n in own)]
+    paths += (("registry", n, key) for n in own for key in own[n])
+    where = ((path, whole.locate(path, key=len(path) < 3)) for path in paths)
+    return values, {".".join(path): place(path[0], *at) for path, at in where}
 
 
 def _discreet(name: str, problem: Problem) -> Problem:

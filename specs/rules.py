@@ -71,22 +71,16 @@ def unknown_receivers(names: Any, known: Iterable[str]) -> Iterator[tuple[int, s
 def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
     known, on = settings.get("receivers", {}), settings.get("on")
     for name, receiver in known.items() if isinstance(known, dict) else ():
-        url = receiver.get("url") if isinstance(receiver, dict) else None
-        if isinstance(url, str) and not _has_host(url):
-            yield (
-                ["receivers", name, "url"],
-                "not a URL: without a host, or with another port than 1 to 65535",
-            )
+        try:
+            parts = urlsplit(receiver.get("url", "//x"))
+            is_url = parts.hostname and parts.port != 0
+        except (AttributeError, TypeError, ValueError):
+            is_url = False
+        if not is_url:
+            yield ["receivers", name, "url"], "not a URL: see its host, and its port, 1 to 65535"
     for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
         for number, why in unknown_receivers(names, known):
             yield ["on", event, number], why
-
-
-def _has_host(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).hostname and urlsplit(url).port != 0)
-    except ValueError:
-        return False
 
 
 def unknown_kind(value: Any) -> str:

@@ -51,12 +51,11 @@ class Telling:
     """The receivers of one home, and the events that are not the ledger's own."""
 
     def __init__(self, spool: Spool) -> None:
-        settings = spool.home.settings
+        settings, start = spool.home.settings, spool.home.threads.start
         self._ledger, self._faults, self._on = spool.ledger, spool.faults, settings.on
-        self._stop, self._over, self._deadline = Flag(), Flag(), 0.0
+        self._stop, self._over = Flag(), Flag()
         last = self._ledger.last_event(_TROUBLE, _RECOVERED)
-        told = last.body.get("trouble", ()) if last and last.type == _TROUBLE else ()
-        self._trouble = Trouble(told)
+        self._trouble = Trouble(last.body.get("trouble", ()) if last else ())
         self._log_once = LogOnce("recording events")
         # It logs addresses, and with them tokens.
         for_apprise = logging.getLogger("apprise")
@@ -67,7 +66,6 @@ class Telling:
         empty = [_EMPTY] if self._on.get(_EMPTY) else []
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in (*settings.receivers, *empty)))
         self.tellers = [Teller(n, spool, self._stop, self._over) for n in settings.receivers]
-        start = spool.home.threads.start
         self._threads = [start(_PREFIX + teller.name, teller.run) for teller in self.tellers]
 
     def look(self, hold: Hold | None, slots: Sequence[Slot], *, is_idle: bool) -> None:
@@ -79,8 +77,7 @@ class Telling:
                 event, told = self._trouble.look(found, monotonic())
                 if event:
                     note = text_of("; ".join(found.values())) or "what was wrong has passed"
-                    body = {"note": note, "trouble": [*told], "faults": faults}
-                    self._ledger.announce(event, body)
+                    self._ledger.announce(event, {"note": note, "trouble": told, "faults": faults})
                 # What could not be recorded is due again.
                 self._trouble.told = told
             if is_idle:
@@ -99,16 +96,15 @@ class Telling:
 
     def stop(self) -> None:
         """Let what fails wait for the next run from now on; the others are told until `close`."""
-        self._deadline = monotonic() + _CLOSE_SECONDS
         self._stop.set()
 
     def close(self) -> None:
-        """Tell what waits, within seconds of `stop`; the rest is told by the next run."""
-        if not self._stop.is_set():
-            self.stop()
+        """Tell what waits, as far as it goes within seconds; the rest is told by the next run."""
+        self._stop.set()
         self._over.set()
+        deadline = monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(max(self._deadline - monotonic(), 0.0))
+            thread.join(max(deadline - monotonic(), 0.0))
 
 
 class Trouble:
