@@ -146,7 +146,7 @@ class Daemon:
     def close(self) -> None:
         """Requeue the jobs in flight, write what is rendered, and release the device and locks."""
         self.worker.stopping = True
-        self.telling.stop()
+        self.telling.stop.set()
         if self.worker.exit_code is None:
             with suppress(LedgerUnusable):
                 self.ledger.stopping()

@@ -48,24 +48,25 @@ _TROUBLE_SECONDS, _CALM_SECONDS = 5.0, 30.0
 
 
 class Telling:
-    """The receivers of one home, and the events that are not the ledger's own."""
+    """The receivers of one home, and the events that are not the ledger's own.
+
+    Once `stop` is set, what fails is left for the next run; the others are told until `close`.
+    """
 
     def __init__(self, spool: Spool) -> None:
         settings, start = spool.home.settings, spool.home.threads.start
         self._ledger, self._faults, self._on = spool.ledger, spool.faults, settings.on
-        self._stop, self._over = Flag(), Flag()
+        self.stop, self._over = Flag(), Flag()
         last = self._ledger.last_event(_TROUBLE, _RECOVERED)
         self._trouble = Trouble(last.body.get("trouble", ()) if last else ())
         self._log_once = LogOnce("recording events")
         # It logs addresses, and with them tokens.
-        for_apprise = logging.getLogger("apprise")
-        for_apprise.addHandler(logging.NullHandler())
-        for_apprise.propagate = False
+        logging.getLogger("apprise").disabled = True
         # Before a new receiver listens, which is told nothing of what was.
         self._look_at_queue()
         empty = [_EMPTY] if self._on.get(_EMPTY) else []
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in (*settings.receivers, *empty)))
-        self.tellers = [Teller(n, spool, self._stop, self._over) for n in settings.receivers]
+        self.tellers = [Teller(n, spool, self.stop, self._over) for n in settings.receivers]
         self._threads = [start(_PREFIX + teller.name, teller.run) for teller in self.tellers]
 
     def look(self, hold: Hold | None, slots: Sequence[Slot], *, is_idle: bool) -> None:
@@ -94,13 +95,9 @@ class Telling:
         """How telling goes, for the health file."""
         return [teller.health() for teller in self.tellers]
 
-    def stop(self) -> None:
-        """Let what fails wait for the next run from now on; the others are told until `close`."""
-        self._stop.set()
-
     def close(self) -> None:
         """Tell what waits, as far as it goes within seconds; the rest is told by the next run."""
-        self._stop.set()
+        self.stop.set()
         self._over.set()
         deadline = monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
@@ -142,10 +139,7 @@ def troubles(hold: Hold | None, faults: Sequence[Fault], slots: Sequence[Slot]) 
 
 
 class Teller:
-    """Tells one receiver; `run` is the loop of its thread, until all is `over`.
-
-    From `stop` on, what fails is left for the next run.
-    """
+    """Tells one receiver; `run` is the loop of its thread, until all is `over`."""
 
     def __init__(self, name: str, spool: Spool, stop: Flag, over: Flag) -> None:
         home = spool.home
@@ -155,7 +149,7 @@ class Teller:
         self._home, self._stop, self._over = home.root, stop, over
         # Where the cursor is, though a full disk may not let it be recorded.
         self._n = self._ledger.heard_by(self._listener)
-        self._failures = self._refusals = self._dropped = self._unsaid = 0
+        self._failures = self._refusals = self._dropped = self._admitted = 0
         self._error: str | None = None
         self._log_once = LogOnce(f"telling {name}")
 
@@ -179,11 +173,8 @@ class Teller:
                 text = "%s was not told of %d events, which are dropped (it keeps %d, for %d days)"
                 kept = (_MOST_BEHIND, _KEPT_SECONDS / 86_400)
                 log.warning(text, self.name, self._dropped - dropped, *kept)
-            if self._failures:
-                pause = _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20)
-                self._stop.wait(min(pause, _LONGEST_PAUSE))
-            elif not stops:
-                self._over.wait(_LOOK_SECONDS)
+            pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE)
+            self._stop.wait(pause) if self._failures else self._over.wait(_LOOK_SECONDS)
 
     def _tell_all(self) -> None:
         """Tell all that waits, in order, up to the first that cannot be told now."""
@@ -195,7 +186,7 @@ class Teller:
                         return
                     too_old = event.at < timestamp(moment - _KEPT_SECONDS)
                     if too_old or newest - event.n >= _MOST_BEHIND:
-                        self._drop()
+                        self._dropped += 1
                     elif not self._tell(event, name):
                         return
                 self._n = event.n
@@ -229,9 +220,9 @@ class Teller:
             self._refusals += isinstance(error, ReceiverRefuses)
             if self._refusals < _MOST_REFUSALS:
                 return False
-            self._drop()
+            self._dropped += 1
         else:
-            self._failures, self._error, self._unsaid = 0, None, 0
+            self._failures, self._error, self._admitted = 0, None, self._dropped
             self._log_once.recovered()
         self._refusals = 0
         return True
@@ -244,11 +235,8 @@ class Teller:
             about = {"id": event.id, **about}
             if record:
                 about = {**self._outbox.status(record), "revision": record.revision}
-        content = {**envelope(self._home, name, event.at), "dropped": self._unsaid, **about}
+        dropped = self._dropped - self._admitted
+        content = {**envelope(self._home, name, event.at), "dropped": dropped, **about}
         if len(json.dumps(content)) > _MOST_BYTES:
             content = {k: v for k, v in content.items() if k[:2] != "x_" and k not in _LISTS}
         return content
-
-    def _drop(self) -> None:
-        self._dropped += 1
-        self._unsaid += 1

@@ -380,7 +380,7 @@ def test_a_receiver_that_hangs_hangs_while_the_executor_closes(
     daemon, seen = daemon_of(spool), []
     close = daemon.executor.close
     monkeypatch.setattr(
-        daemon.executor, "close", lambda: seen.append(daemon.telling._stop.is_set()) or close()
+        daemon.executor, "close", lambda: seen.append(daemon.telling.stop.is_set()) or close()
     )
     spool.stop()
     assert seen == [True]
