@@ -20,6 +20,8 @@ Exceptions of other packages are translated where they enter (the engine for dif
 specs for yaml and jsonschema); nothing above those modules catches the originals.
 """
 
+from pathlib import Path
+
 from specs.errors import FluxdropError
 
 
@@ -29,6 +31,12 @@ class UsageProblem(FluxdropError):
 
 class LedgerNewer(UsageProblem):
     """The ledger was made by another version of fluxdrop, which this one must not change."""
+
+    def __init__(self, file: Path, version: int, known: int) -> None:
+        super().__init__(
+            f"a newer version of fluxdrop made {file} (schema {version}, this one knows {known}): "
+            "use that version, or move the file away, and it is made again from the outbox"
+        )
 
 
 class RunnerNeeded(FluxdropError):

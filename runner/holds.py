@@ -27,16 +27,21 @@ class Hold:
     """The reason word, if a status shows one, and the sentence for a job that has to wait.
 
     `lent` says to whom the device is lent meanwhile. A drain waits for one that `passes` by itself.
+    One that is `wanted` was asked for, and is no trouble.
     """
 
     reason: str | None
     message: str
     lent: Lent | None = None
     passes: bool = True
+    wanted: bool = False
 
 
 PAUSED = Hold(
-    "Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it", passes=False
+    "Paused",
+    "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it",
+    passes=False,
+    wanted=True,
 )
 LENT = Hold("Lent", "the device is lent to another program: `fluxdrop status` says until when")
 PREEMPTED = Hold("Preempted", "another job has the next turn")

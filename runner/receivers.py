@@ -1,7 +1,7 @@
 """Receivers of events: an address of apprise, a URL or a command, as the settings name them.
 
-Specs name receivers and cannot make any. A try is bounded in time, and so is what is read of an
-answer. No error has more of an address than its host: the rest may be a secret.
+Specs name receivers and cannot make any. A try is bounded in time. No error has more of an
+address than its host: the rest may be a secret.
 """
 
 import base64
@@ -10,30 +10,41 @@ import hmac
 import importlib.util
 import json
 import os
-import re
+import platform
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from socket import SHUT_RDWR
+from threading import Thread
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from runner.clock import monotonic, now
+from runner.clock import now
 from runner.errors import ReceiverAway, ReceiverRefuses
+from runner.files import text_of
+from runner.wire import SCHEMA
+
+T = TypeVar("T")
 
 SECONDS = 10.0
 """So long a try may take."""
 
 NO_APPRISE = "apprise is not installed: install it beside fluxdrop, `pip install apprise`"
-_MOST_ANSWER = 64 << 10
-# For the rest of an answer whose first line is there: some programs mind if it is not read.
-_REST_SECONDS = 1.0
 _BUSY = (408, 425, 429, 502, 503, 504)
 _TYPES = {"succeeded": "success", "failed": "failure", "rejected": "failure"}
+
+
+def envelope(home: Path, event: str, at: str) -> dict[str, Any]:
+    """What every message begins with."""
+    origin = {"host": platform.node(), "home": text_of(str(home))}
+    return {"schema": SCHEMA, "event": event, "at": at, **origin}
 
 
 def send(
@@ -43,13 +54,14 @@ def send(
 
     Each try to tell the same has the same id.
     """
-    body = json.dumps(content, ensure_ascii=False).encode()
+    # A path in it may be no UTF-8.
+    body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
     if "url" in receiver:
         _post(receiver["url"], receiver.get("secret_env"), message_id, body, seconds)
     elif "command" in receiver:
         _run(receiver["command"], body + b"\n", seconds)
     else:
-        _notify(receiver["apprise"], content)
+        _notify(receiver["apprise"], content, seconds)
 
 
 def shown(receiver: Mapping[str, Any]) -> str:
@@ -100,54 +112,59 @@ def _post(url: str, secret_env: str | None, message_id: str, body: bytes, second
         secret = os.environ.get(secret_env)
         if not secret:
             raise ReceiverAway(f"the environment variable {secret_env} is not set")
-        headers |= signatures(message_id, at, body, secret)
+        try:
+            headers |= signatures(message_id, at, body, secret)
+        except ValueError:
+            raise ReceiverRefuses(f"the secret in {secret_env} is no base64") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    deadline = monotonic() + seconds
     connection = kind(parts.hostname or "", parts.port, timeout=seconds)
-    try:
+
+    def post() -> int:
         connection.request("POST", target, body, headers)
-        status = _status(connection, deadline)
-    except (OSError, HTTPException) as error:
+        return connection.getresponse().status
+
+    try:
+        status = _within(seconds, post)
+    except (OSError, HTTPException, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ReceiverAway(f"{parts.hostname} does not answer ({why})") from None
     finally:
+        with suppress(OSError, AttributeError):
+            # It ends a call that hangs.
+            connection.sock.shutdown(SHUT_RDWR)
         connection.close()
-    if status is None:
-        raise ReceiverAway(f"{parts.hostname} gives no answer of HTTP")
     if not 200 <= status < 300:
         elsewhere = ": give the URL where it leads" if 300 <= status < 400 else ""
         error_type = ReceiverAway if status in _BUSY else ReceiverRefuses
         raise error_type(f"{parts.hostname} answers {status}{elsewhere}")
 
 
-def _status(connection: HTTPConnection, deadline: float) -> int | None:
-    """The status of the answer; of the rest a little is read, and no longer than until then."""
-    answer = b""
-    while (left := deadline - monotonic()) > 0 and len(answer) < _MOST_ANSWER:
-        connection.sock.settimeout(left)
+def _within(seconds: float, act: Callable[[], T]) -> T:
+    """What a call returns or raises. Raises TimeoutError, and leaves it, once that takes longer."""
+    future: Future[T] = Future()
+
+    def run() -> None:
         try:
-            part = connection.sock.recv(4096)
-        except OSError:
-            if b"\n" in answer:
-                break
-            raise
-        answer += part
-        if not part:
-            break
-        if b"\n" in answer:
-            deadline = min(deadline, monotonic() + _REST_SECONDS)
-    found = re.match(rb"HTTP/1\.[01] (\d{3})\b", answer)
-    return int(found[1]) if found else None
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 it is raised there
+            future.set_exception(error)
+
+    Thread(target=run, name="try to tell", daemon=True).start()
+    return future.result(seconds)
 
 
 def _run(command: list[str], body: bytes, seconds: float) -> None:
     name, out = PurePath(command[0]).name, subprocess.DEVNULL
+    # Windows would look for a program only, and for no script.
+    program = shutil.which(command[0]) or command[0]
     try:
         # A group of its own, to be killed with its children, and without our Ctrl-C.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
-        )
+            [program, *command[1:]], stdin=subprocess.PIPE, stdout=out, stderr=out,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )  # fmt: skip
     except OSError as error:
         raise ReceiverAway(f"{name} cannot be started: {error.strerror}") from None
     try:
@@ -173,7 +190,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _notify(address: str, content: Mapping[str, Any]) -> None:
+def _notify(address: str, content: Mapping[str, Any], seconds: float) -> None:
     # Here: it takes a second, and need not be installed.
     try:
         import apprise
@@ -183,7 +200,12 @@ def _notify(address: str, content: Mapping[str, Any]) -> None:
     if not service.add(address):
         raise ReceiverRefuses("apprise does not understand its address")
     title, text, kind = _in_words(content)
-    if not service.notify(title=title, body=text, notify_type=kind):
+    notify = partial(service.notify, title=title, body=text, notify_type=kind)
+    try:
+        told = _within(seconds, notify)
+    except TimeoutError:
+        raise ReceiverAway(f"apprise took longer than {seconds:g} s") from None
+    if not told:
         raise ReceiverAway("apprise could not tell it: `fluxdrop tell` shows why")
 
 

@@ -7,11 +7,12 @@ HF_HOME once, at import.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from runner import files
 from runner.errors import LedgerNewer, UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
 from runner.threads import Threads
@@ -77,8 +78,8 @@ class Settings:
     log_prompts: bool = False
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """By each setting that is given, and each part of `registry`: its place, or its variable."""
-    stamp: tuple[str, int, int] | None = field(default=None, repr=False, compare=False)
-    """The file they were read from, and what changes with it."""
+    stamp: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    """What changes with the file they were read from; None where they were made otherwise."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,7 @@ class Home:
             # For who opens it.
             return
         if version > (known := len([*_SCHEMA.glob("*.sql")])):
-            raise LedgerNewer(
-                f"a newer version of fluxdrop made {file} (schema {version}, this one knows "
-                f"{known}): use that version, or move the file away, and it is made again from "
-                "the outbox"
-            )
+            raise LedgerNewer(file, version, known)
 
     def take_up(self, settings: Settings, names: Iterable[str]) -> None:
         """Work with the values that other settings have for these names from now on."""
@@ -220,14 +217,12 @@ def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
 NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("positions", "stamp"))
 
 
-def stamp_of(file: Path) -> tuple[str, int, int]:
-    """What changes whenever a file does; the path itself is a part of it."""
-    path = os.path.abspath(file)
+def stamp_of(file: Path) -> tuple[int, ...]:
+    """What changes whenever a file does; nothing where there is none."""
     try:
-        status = os.stat(path)
+        return files.stamp(file)
     except OSError:
-        return path, 0, 0
-    return path, status.st_mtime_ns, status.st_size
+        return ()
 
 
 def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -242,27 +237,9 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
         data = b""
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
-    sources: list[tuple[str, Any]] = [("", data)] if _has_content(data) else []
-    variables = ((name, environment.get(variable_of(name))) for name in NAMES)
-    sources += ((name, text) for name, text in variables if text)
-    values: dict[str, Any] = {}
-    positions: dict[str, str] = {}
-    mistakes: list[str] = []
-    for name, text in sources:
-        try:
-            found, locate = _checked(name, text, root)
-        except SpecInvalid as error:
-            told = (replace(p, message=_discreet(p)) for p in error.problems)
-            mistakes += (f"{_place(file, name, p.line, p.column)}: {p}" for p in told)
-            continue
-        values |= found
-        own = found.get("registry", {})
-        paths: list[tuple[str, ...]] = [*((n,) for n in found), *(("registry", n) for n in own)]
-        paths += (("registry", n, key) for n in own for key in own[n])
-        where = ((path, locate(path, key=len(path) < 3)) for path in paths)
-        positions |= {".".join(path): _place(file, name, *at) for path, at in where}
-    if mistakes:
-        raise UsageProblem(*mistakes)
+    variables = {name: text for name in NAMES if (text := environment.get(variable_of(name)))}
+    given = variables or _has_content(data)
+    values, positions = _checked(file, data, variables) if given else ({}, {})
     values = {name: value for name, value in values.items() if name in NAMES}
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     if values.get("upscaler", "").lower().endswith(_UPSCALER_FILES):
@@ -276,35 +253,54 @@ def variable_of(name: str) -> str:
     return f"{VARIABLE}{name.upper()}"
 
 
-def _place(file: Path, name: str, line: int, column: int) -> str:
-    return variable_of(name) if name else f"{file}:{line}:{column}"
+def _checked(
+    file: Path, data: bytes, variables: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings by a file's bytes and by variables, and the place of each of them.
 
-
-def _checked(name: str, text: Any, root: Path) -> tuple[dict[str, Any], Callable[..., Any]]:
-    """The settings in the bytes of a file, or in a variable's text, and what locates them.
-
-    The text stands for itself where a setting takes only text. Raises SpecInvalid.
+    A variable's text stands for itself where a setting takes only text. Raises UsageProblem.
     """
     # Here, for most homes have nothing to be read.
     from specs import schemas
-    from specs.document import Document
     from specs.read import read
     from specs.validate import validate
 
-    if name and schemas.bundle("settings")["properties"][name].get("type") != "string":
-        text = read(os.fsencode(text)).value
-    document = Document({name: text}) if name else read(text)
-    found = validate(document, schema="settings")
-    if wrong := list(_impossible(found, root, document)):
-        raise SpecInvalid("SchemaInvalid", wrong)
-    return found, document.locate
+    def place(name: str, line: int, column: int) -> str:
+        return variable_of(name) if name in variables else f"{file}:{line}:{column}"
+
+    known, given, source = schemas.bundle("settings")["properties"], {}, ""
+    try:
+        whole = read(data)
+        for source, text in variables.items():
+            is_text = known[source].get("type") == "string"
+            given[source] = text if is_text else read(os.fsencode(text)).value
+        source = ""
+        if whole.value is None or isinstance(whole.value, dict):
+            # Together: those of a variable may be about those of the file.
+            whole = replace(whole, value={**(whole.value or {}), **given})
+        values = validate(whole, schema="settings")
+        if wrong := list(_impossible(values, file.parent, whole)):
+            raise SpecInvalid("SchemaInvalid", wrong)
+    except SpecInvalid as error:
+        named = [(source or re.split(r"[.\[]", p.path)[0], p) for p in error.problems]
+        named.sort(key=lambda each: each[0] in variables)
+        told = (f"{place(name, p.line, p.column)}: {_discreet(name, p)}" for name, p in named)
+        raise UsageProblem(*told) from None
+    own = values.get("registry", {})
+    paths: list[tuple[str, ...]] = [*((n,) for n in values), *(("registry", n) for n in own)]
+    paths += (("registry", n, key) for n in own for key in own[n])
+    where = ((path, whole.locate(path, key=len(path) < 3)) for path in paths)
+    return values, {".".join(path): place(path[0], *at) for path, at in where}
 
 
-def _discreet(problem: Problem) -> str:
-    """The message of a problem, without what stands in place of a receiver: it may be a secret."""
-    if not problem.path.startswith("receivers."):
-        return problem.message
-    return re.sub("^.*(?= is )", "this", problem.message)
+def _discreet(name: str, problem: Problem) -> Problem:
+    """A problem without what stands in place of a receiver or of its name: it may be a secret."""
+    if name not in ("receivers", "on"):
+        return problem
+    message = re.sub("^.*(?= (?:is|cannot be|does not look) )", "this", problem.message)
+    message = re.sub(r"['\"][^'\"\s]*:.*['\".]", "…", message)
+    path = problem.path if re.fullmatch(r"[\w.\[\]-]*", problem.path) else name
+    return replace(problem, path=path, message=message)
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

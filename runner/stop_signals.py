@@ -14,7 +14,7 @@ else:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StopSign:
+class StopRequest:
     """Whether this process is to stop; `set` may be called in a signal handler.
 
     There, threading.Event waits for ever for a lock that the code which it interrupts may hold.
@@ -22,12 +22,12 @@ class StopSign:
 
     def __init__(self) -> None:
         self._asked = False
-        self._signs: SimpleQueue[None] = SimpleQueue()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
         """Ask to stop."""
         self._asked = True
-        self._signs.put(None)
+        self._wakes.put(None)
 
     def is_set(self) -> bool:
         """Whether it is to stop."""
@@ -37,7 +37,7 @@ class StopSign:
         """Whether it is to stop, or is told so within these seconds."""
         with suppress(Empty):
             # For who waits beside.
-            self._signs.put(self._signs.get(timeout=seconds))
+            self._wakes.put(self._wakes.get(timeout=seconds))
         return self._asked
 
 

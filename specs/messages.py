@@ -139,7 +139,7 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
             pair = error.validator_value.get("required", ())
             second = [key for key in error.instance if key in pair][-1:]
             yield Explained((*path, *second), lambda: str(custom), at_key=True)
-    elif keyword in ("pattern", "anyOf", "minimum") and custom is not None:
+    elif keyword in ("pattern", "anyOf", "oneOf", "minimum") and custom is not None:
         absent = error.schema.get("errorPath", ())
         message = str(custom)
         yield Explained((*path, *absent), lambda: message.replace("{value}", short(error.instance)))

@@ -7,6 +7,7 @@ leaves wrong types to the schema. Reads no file and no clock.
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from specs import schemas
 from specs.document import short
@@ -69,6 +70,14 @@ def unknown_receivers(names: Any, known: Iterable[str]) -> Iterator[tuple[int, s
 
 def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
     known, on = settings.get("receivers", {}), settings.get("on")
+    for name, receiver in known.items() if isinstance(known, dict) else ():
+        try:
+            parts = urlsplit(receiver.get("url", "//x"))
+            is_url = parts.hostname and parts.port != 0
+        except (AttributeError, TypeError, ValueError):
+            is_url = False
+        if not is_url:
+            yield ["receivers", name, "url"], "not a URL: see its host, and its port, 1 to 65535"
     for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
         for number, why in unknown_receivers(names, known):
             yield ["on", event, number], why

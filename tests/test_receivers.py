@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,29 @@ def test_without_its_secret_nothing_is_sent() -> None:
     assert "FLUXDROP_TEST_UNSET is not set" in told and not webhook.got
 
 
+@pytest.mark.parametrize("secret", ["whsec_x", "whsec_é"])
+def test_a_secret_that_is_no_base64_is_refused_in_a_sentence(
+    secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", secret)
+    with pytest.raises(ReceiverRefuses, match="the secret in HOOK_SECRET is no base64"):
+        tell({"url": "http://127.0.0.1:9", "secret_env": "HOOK_SECRET"})
+
+
+def test_a_host_that_no_name_can_be_is_an_error() -> None:
+    assert error_of({"url": f"http://{'a' * 64}.example/"}).endswith(
+        "does not answer (UnicodeError)"
+    )
+
+
+def test_a_home_whose_path_is_no_utf_8_is_told_of(tmp_path: Path) -> None:
+    content = receivers.envelope(Path(os.fsdecode(b"/h\xff")), "test", "now")
+    assert content["home"] == "/h\\xff"
+    with listening() as webhook:
+        send({"url": webhook.url}, "msg_1", {"note": "\udcff é"}, 9.0)
+    assert "é".encode() in webhook.got[0][1] and webhook.contents == [{"note": "\udcff é"}]
+
+
 def test_a_redirect_is_not_followed() -> None:
     with listening() as other, listening(answer=302, Location=other.url) as webhook:
         with pytest.raises(ReceiverRefuses, match="answers 302: give the URL where it leads"):
@@ -87,7 +111,7 @@ def test_a_server_that_does_not_answer_costs_the_time_of_a_try(parts: tuple[byte
 
 
 def test_of_an_answer_without_an_end_only_the_beginning_is_read() -> None:
-    with saying(b"HTTP/1.1 200 OK\r\n", b"x" * 4000) as url:
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 4000) as url:
         tell({"url": url})
 
 
@@ -142,6 +166,16 @@ def test_a_phone_is_told_in_words_by_apprise() -> None:
         webhook.answer = 500
         assert "could not tell it" in error_of({"apprise": f"json://127.0.0.1:{webhook.port}/S"})
     assert "does not understand" in error_of({"apprise": "SECRET"})
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+def test_a_try_by_apprise_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("apprise.Apprise.notify", lambda self, **given: over.wait(60))
+    try:
+        assert error_of({"apprise": "json://127.0.0.1/SECRET"}) == "apprise took longer than 0.4 s"
+    finally:
+        over.set()
 
 
 def test_without_apprise_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

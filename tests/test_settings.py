@@ -160,13 +160,22 @@ def test_the_page_says_which_settings_a_running_runner_takes_up() -> None:
         ("phone: {command: 'curl SECRET'}", "receivers.phone.command: "),
         ("phone: {url: 'hooks.example.com/SECRET'}", "receivers.phone.url: not a URL"),
         ("phone: {url: 'https://x', secret_env: 'SECRET SECRET'}", "never the secret"),
-        ("phone: {url: 'https://x', apprise: 'tgram://SECRET'}", "make two of it"),
-        ("phone: {}", "needs one of 'apprise', 'url' and 'command'"),
+        ("phone: {url: 'https://x', apprise: 'tgram://SECRET'}", "make two receivers"),
+        ("phone: {}", "has one of 'apprise', 'url' and 'command': give one"),
         ("phone: {command: [SECRET], secret_env: X}", "give one as well"),
         ("'two words': {command: [SECRET]}", "cannot be the name of a receiver"),
-        ("phone: {command: [x]}\non: {job.ended: [fone]}", "on.job.ended[0]: 'fone' is none of"),
+        ("phone: {command: [x]}\non: {job.ended: [fone]}", "on.job.ended[0]: this is none of"),
         ("phone: {command: [x]}\non: {job.ended: [fone]}", "did you mean 'phone'?"),
-        ("phone: {command: [x]}\non: {job.end: [phone]}", "on.job.end: "),
+        ("phone: {command: [x]}\non: {job.end: [phone]}", "on.job.end: unknown key 'job.end'"),
+        ("{'tgram://SECRET': {command: [x]}}", "receivers: this cannot be the name"),
+        ("phone: {'tgram://SECRET': x}", "receivers: unknown key …"),
+        ("phone: {command: [x]}\non: {job.failed: ['ntfys://SECRET']}", "on.job.failed[0]: this "),
+        ("phone: {command: [x]}\non: 'ntfys://SECRET'", "on: this is not a mapping"),
+        ("'tgram://SECRET'", "receivers: this is not a mapping"),
+        ("phone: {url: 'https://x:99999/SECRET'}", "receivers.phone.url: not a URL"),
+        ("phone: {url: 'https://x:0/SECRET'}", "receivers.phone.url: not a URL"),
+        ("phone: {url: 'https://[SECRET'}", "receivers.phone.url: not a URL"),
+        ("phone: {url: 'https://:80/SECRET'}", "receivers.phone.url: not a URL"),
     ],
 )
 def test_a_mistake_about_a_receiver_is_told_without_what_may_be_a_secret(
@@ -179,6 +188,34 @@ def test_a_mistake_about_a_receiver_is_told_without_what_may_be_a_secret(
         load_settings(file)
     text = "\n".join(map(str, caught.value.args))
     assert told in text and "SECRET" not in text
+
+
+@pytest.mark.parametrize("text", ["tgram://SECRET", "['tgram://SECRET']"])
+@pytest.mark.parametrize("name", ["receivers", "on"])
+def test_a_mistake_about_receivers_in_a_variable_is_told_without_it(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        load_settings(tmp_path / "fluxdrop.yaml", {f"FLUXDROP_{name.upper()}": text})
+    assert str(caught.value) == f"FLUXDROP_{name.upper()}: {name}: this is not a mapping"
+
+
+def test_what_is_told_and_who_is_told_may_be_in_the_file_and_in_a_variable(tmp_path: Path) -> None:
+    """Seen red: each was checked by itself, and no receiver was known."""
+    file, told = tmp_path / "fluxdrop.yaml", {"receivers": {"ci": {"command": ["x"]}}}
+    told["on"] = {"job.ended": ["ci"]}  # type: ignore[dict-item]
+    for here, there in (("receivers", "on"), ("on", "receivers")):
+        file.write_text(json.dumps({here: told[here]}), encoding="utf-8")
+        settings = load_settings(file, {f"FLUXDROP_{there.upper()}": json.dumps(told[there])})
+        assert settings.receivers == told["receivers"] and settings.on == told["on"]
+    with pytest.raises(UsageProblem, match="FLUXDROP_ON: on.job.ended.0.: this is none of"):
+        load_settings(tmp_path / "none.yaml", {"FLUXDROP_ON": "{job.ended: [ci]}"})
+
+
+@pytest.mark.parametrize("text", ["{states: [rejected]}", "{}"])
+def test_a_retention_that_would_remove_nothing_is_a_mistake(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageProblem, match="retention: give 'days', 'gb' or 'count'"):
+        load_settings(tmp_path / "none.yaml", {"FLUXDROP_RETENTION": text})
 
 
 def test_receivers_are_not_shown_with_the_settings(tmp_path: Path) -> None:

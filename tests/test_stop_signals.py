@@ -8,21 +8,21 @@ import threading
 
 import pytest
 
-from runner.stop_signals import StopSign
+from runner.stop_signals import StopRequest
 from tests.harness import PATIENCE, ROOT
 
 STORM = """\
 import os, signal, sys, threading
-from runner.stop_signals import StopSign
+from runner.stop_signals import StopRequest
 
-sign = StopSign()
-signal.signal(signal.SIGUSR1, lambda number, frame: sign.set())
+request = StopRequest()
+signal.signal(signal.SIGUSR1, lambda number, frame: request.set())
 send = lambda: [os.kill(os.getpid(), signal.SIGUSR1) for _ in range(20000)]
 thread = threading.Thread(target=send)
 thread.start()
 while thread.is_alive():
-    sign.set()
-    sign.wait(0.001)
+    request.set()
+    request.wait(0.001)
 """
 
 
@@ -34,12 +34,14 @@ def test_a_signal_that_comes_while_one_is_handled_hangs_nothing() -> None:
 
 
 def test_all_who_wait_for_a_stop_are_told() -> None:
-    sign, told = StopSign(), []
-    threads = [threading.Thread(target=lambda: told.append(sign.wait(PATIENCE))) for _ in range(3)]
+    request, told = StopRequest(), []
+    threads = [
+        threading.Thread(target=lambda: told.append(request.wait(PATIENCE))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
-    assert not sign.is_set() and not sign.wait(0.01)
-    sign.set()
+    assert not request.is_set() and not request.wait(0.01)
+    request.set()
     for thread in threads:
         thread.join()
-    assert told == [True] * 3 and sign.is_set()
+    assert told == [True] * 3 and request.is_set()

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from runner.clock import timestamp
 from runner.errors import PlaceAway, UsageProblem
 from runner.holds import disk_hold
 from runner.settings import NAMES, VARIABLE, Home, find_home, variable_of
-from runner.wire import SCHEMA
 from specs.document import short
 from specs.suggest import did_you_mean
 
@@ -49,15 +47,15 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_tell(options: argparse.Namespace) -> int:
     """Send one receiver a test, from here; it says how that went."""
-    from runner.receivers import SECONDS, send, shown
+    from runner.receivers import SECONDS, envelope, send, shown
 
     home = find_home(options.home)
     known, name = home.settings.receivers, options.name
     if name not in known:
         there = f"there are {', '.join(known)}" if known else "the settings have none"
         raise UsageProblem(f"no receiver {name!r}: {did_you_mean(name, known, there)}")
-    at, origin = timestamp(), {"host": platform.node(), "home": str(home.root)}
-    content = {"schema": SCHEMA, "event": "test", "at": at, **origin, "note": "it works"}
+    at = timestamp()
+    content = {**envelope(home.root, "test", at), "note": "it works"}
     send(known[name], f"msg_test-{at}", content, SECONDS)
     print_answer(options, {"ok": True}, f"{name} was told, by {shown(known[name])}")
     return 0

@@ -41,7 +41,7 @@ from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
 from runner.spool.store.lending import hold_of
-from runner.stop_signals import StopSign, taken_by
+from runner.stop_signals import StopRequest, taken_by
 from runner.wire import Lent
 from specs.errors import FluxdropError
 
@@ -88,7 +88,7 @@ class Daemon:
         self.home = home
         self._make_executor = executor
         self._disk = disk or Disk()
-        self._stop = StopSign()
+        self._stop = StopRequest()
         self._locks: list[Lock] = [home_lock(home), *locks]
         self._started_at = timestamp()
         self._health_due = 0.0
@@ -120,6 +120,8 @@ class Daemon:
             undo.callback(spool.ledger.close, clean=False)
             undo.callback(home.places.unpin)
             self._pin_places()
+            self.telling = Telling(spool)
+            undo.callback(self.telling.close)
             self.executor = self._make_executor(home)
             undo.pop_all()
         self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
@@ -131,7 +133,6 @@ class Daemon:
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
         self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
-        self.telling = Telling(spool)
         self._health = Health(
             spool, self.worker, self.executor, self.intake, self._settings, self.telling,
             self.writer.metrics,
@@ -145,6 +146,7 @@ class Daemon:
     def close(self) -> None:
         """Requeue the jobs in flight, write what is rendered, and release the device and locks."""
         self.worker.stopping = True
+        self.telling.stop.set()
         if self.worker.exit_code is None:
             with suppress(LedgerUnusable):
                 self.ledger.stopping()
@@ -316,7 +318,7 @@ class Daemon:
             # First: who has the device waits to be told so.
             return hold_of(lent)
         disks = disk_hold(self.home)
-        if disks is not None and (before is None or before == PAUSED or before.lent):
+        if disks is not None and (before is None or before.wanted):
             log.error("%s", disks.message)
         return disks or (PAUSED if controls.paused else None)
 

@@ -4,10 +4,9 @@ A file that cannot be used, or is gone, changes nothing.
 """
 
 import logging
-from pathlib import Path
 
 from runner.errors import UsageProblem
-from runner.settings import NAMES, TAKEN_UP, Home, load_settings, stamp_of
+from runner.settings import NAMES, SETTINGS_FILE, TAKEN_UP, Home, load_settings, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +28,13 @@ class SettingsWatch:
         """Read the file again where it has changed; `idle` says that settings may be taken up."""
         if self._read is None:
             return
-        file, stamp = Path(self._read[0]), stamp_of(Path(self._read[0]))
+        file = self._home.root / SETTINGS_FILE
+        stamp = stamp_of(file)
         # At rest since the last look: an editor may have been in the midst of it.
         if stamp != self._read and stamp == self._seen:
             self._read, self._problem = stamp, ""
             try:
-                if not stamp[1]:
+                if not stamp:
                     raise UsageProblem(f"{file} is gone")
                 self._wanted = load_settings(file)
             except UsageProblem as error:

@@ -10,22 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from threading import Event as Flag
 from typing import Any
 
 from runner.clock import monotonic, now, timestamp
 from runner.errors import LedgerUnusable, ReceiverAway, ReceiverRefuses
 from runner.executor import Slot, SlotState, absence
-from runner.holds import PAUSED, Hold
+from runner.files import text_of
+from runner.holds import Hold
 from runner.job import State
 from runner.log_once import LogOnce
-from runner.receivers import SECONDS, send
+from runner.receivers import SECONDS, envelope, send
 from runner.spool.store.queries import Event
 from runner.spool.store.spool import Spool
-from runner.wire import SCHEMA, ReceiverHealth
+from runner.wire import Fault, ReceiverHealth
 
 log = logging.getLogger(__name__)
 
@@ -48,42 +47,40 @@ _CLOSE_SECONDS = 12.0
 _TROUBLE_SECONDS, _CALM_SECONDS = 5.0, 30.0
 
 
-Wait = Callable[[threading.Event, float], bool]
-"""Waits until an event is set, for some seconds at most; whether it is."""
-
-
 class Telling:
-    """The receivers of one home, and the events that are not the ledger's own."""
+    """The receivers of one home, and the events that are not the ledger's own.
 
-    def __init__(self, spool: Spool, wait: Wait = threading.Event.wait) -> None:
-        settings = spool.home.settings
+    Once `stop` is set, what fails is left for the next run; the others are told until `close`.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        settings, start = spool.home.settings, spool.home.threads.start
         self._ledger, self._faults, self._on = spool.ledger, spool.faults, settings.on
-        self._stop, self._over = threading.Event(), threading.Event()
+        self.stop, self._over = Flag(), Flag()
         last = self._ledger.last_event(_TROUBLE, _RECOVERED)
-        told = last.body.get("trouble", ()) if last and last.type == _TROUBLE else ()
-        self._trouble = Trouble(told)
+        self._trouble = Trouble(last.body.get("trouble", ()) if last else ())
         self._log_once = LogOnce("recording events")
         # It logs addresses, and with them tokens.
-        for_apprise = logging.getLogger("apprise")
-        for_apprise.addHandler(logging.NullHandler())
-        for_apprise.propagate = False
+        logging.getLogger("apprise").disabled = True
         # Before a new receiver listens, which is told nothing of what was.
         self._look_at_queue()
-        self._ledger.listen(_PREFIX, (_PREFIX + name for name in settings.receivers))
-        ends = (partial(wait, self._stop), self._over)
-        self.tellers = [Teller(name, spool, *ends) for name in settings.receivers]
-        start = spool.home.threads.start
+        empty = [_EMPTY] if self._on.get(_EMPTY) else []
+        self._ledger.listen(_PREFIX, (_PREFIX + name for name in (*settings.receivers, *empty)))
+        self.tellers = [Teller(n, spool, self.stop, self._over) for n in settings.receivers]
         self._threads = [start(_PREFIX + teller.name, teller.run) for teller in self.tellers]
 
     def look(self, hold: Hold | None, slots: Sequence[Slot], *, is_idle: bool) -> None:
         """Record what has changed: trouble, its end, or that nothing is left in the queue."""
         try:
             if self._on.get(_TROUBLE) or self._on.get(_RECOVERED):
-                found = troubles(hold, self._faults.note, slots)
-                if event := self._trouble.look(found, monotonic()):
-                    note = "; ".join(found.values()) or "what was wrong has passed"
-                    body = {"note": note, "trouble": [*self._trouble.told]}
-                    self._ledger.announce(event, {**body, "faults": self._faults.listed()})
+                faults = self._faults.listed()
+                found = troubles(hold, faults, slots)
+                event, told = self._trouble.look(found, monotonic())
+                if event:
+                    note = text_of("; ".join(found.values())) or "what was wrong has passed"
+                    self._ledger.announce(event, {"note": note, "trouble": told, "faults": faults})
+                # What could not be recorded is due again.
+                self._trouble.told = told
             if is_idle:
                 self._look_at_queue()
             self._log_once.recovered()
@@ -92,7 +89,7 @@ class Telling:
 
     def _look_at_queue(self) -> None:
         if self._on.get(_EMPTY) and not self._ledger.has_queued():
-            self._ledger.announce_empty(_EMPTY)
+            self._ledger.announce_empty(_EMPTY, _PREFIX + _EMPTY)
 
     def health(self) -> list[ReceiverHealth]:
         """How telling goes, for the health file."""
@@ -100,41 +97,39 @@ class Telling:
 
     def close(self) -> None:
         """Tell what waits, as far as it goes within seconds; the rest is told by the next run."""
-        self._stop.set()
+        self.stop.set()
+        self._over.set()
         deadline = monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
             thread.join(max(deadline - monotonic(), 0.0))
-        self._over.set()
 
 
 class Trouble:
-    """What is wrong with a runner, and what of it was told; `told` is what a runner before told."""
+    """What is wrong with a runner, and since when; `told` is what of it was told."""
 
     def __init__(self, told: Sequence[str] = ()) -> None:
-        self.told = dict.fromkeys(told)
-        self._since: dict[str, float] = {}
-        self._seen_at: float | None = None
+        self.told = [*told]
+        self._times: dict[str, tuple[float, float]] = {}
 
-    def look(self, found: Mapping[str, str], moment: float) -> str | None:
-        """The event that is due, given what is wrong now: a sentence for each thing."""
-        self._since = {each: self._since.get(each, moment) for each in found}
-        lasting = [each for each, at in self._since.items() if moment - at >= _TROUBLE_SECONDS]
-        if found or self._seen_at is None:
-            self._seen_at = moment
-        if not self.told.keys() >= set(lasting):
-            self.told |= dict.fromkeys(lasting)
-            return _TROUBLE
-        if self.told and moment - self._seen_at >= _CALM_SECONDS:
-            self.told = {}
-            return _RECOVERED
-        return None
+    def look(self, found: Mapping[str, str], moment: float) -> tuple[str | None, list[str]]:
+        """The event that is due and what is told with it, given what is wrong now."""
+        before, self._times = self._times, {}
+        for each in (*found, *self.told):
+            first, last = before.get(each, (moment, moment))
+            self._times[each] = (first, moment) if each in found else (moment, last)
+        kept = [e for e in self.told if moment - self._times[e][1] < _CALM_SECONDS]
+        lasting = (e for e in found if moment - self._times[e][0] >= _TROUBLE_SECONDS)
+        if new := [each for each in lasting if each not in kept]:
+            return _TROUBLE, [*kept, *new]
+        if self.told and not (kept or found):
+            return _RECOVERED, []
+        return None, kept or self.told
 
 
-def troubles(hold: Hold | None, faults: str | None, slots: Sequence[Slot]) -> dict[str, str]:
-    """What is wrong with a runner, by a word for each thing; not what somebody wanted."""
-    found = {} if hold in (None, PAUSED) else {str(hold.reason): hold.message}
-    if faults:
-        found["faults"] = faults
+def troubles(hold: Hold | None, faults: Sequence[Fault], slots: Sequence[Slot]) -> dict[str, str]:
+    """What is wrong with a runner, by a word for each thing; not what was asked for."""
+    found = {str(hold.reason): hold.message} if hold and not hold.wanted else {}
+    found |= {each["file"]: f"set aside: {each['file']}: {each['message']}" for each in faults}
     for slot in slots:
         if slot.state in (SlotState.LOST, SlotState.SUSPECT):
             found[f"slot {slot.name}"] = f"slot {slot.name} is {slot.state}: {slot.note}"
@@ -144,20 +139,17 @@ def troubles(hold: Hold | None, faults: str | None, slots: Sequence[Slot]) -> di
 
 
 class Teller:
-    """Tells one receiver; `run` is the loop of its thread, until `wait` says that all stops."""
+    """Tells one receiver; `run` is the loop of its thread, until all is `over`."""
 
-    def __init__(
-        self, name: str, spool: Spool, wait: Callable[[float], bool], over: threading.Event
-    ) -> None:
+    def __init__(self, name: str, spool: Spool, stop: Flag, over: Flag) -> None:
         home = spool.home
         self.name, self._listener = name, _PREFIX + name
         self._receiver, self._on = home.settings.receivers[name], home.settings.on
         self._ledger, self._outbox, self._threads = spool.ledger, spool.outbox, home.threads
-        self._origin = {"host": platform.node(), "home": str(home.root)}
-        self._wait, self._over = wait, over
+        self._home, self._stop, self._over = home.root, stop, over
         # Where the cursor is, though a full disk may not let it be recorded.
         self._n = self._ledger.heard_by(self._listener)
-        self._failures = self._refusals = self._dropped = self._unsaid = 0
+        self._failures = self._refusals = self._dropped = self._admitted = 0
         self._error: str | None = None
         self._log_once = LogOnce(f"telling {name}")
 
@@ -168,7 +160,8 @@ class Teller:
     def run(self) -> None:
         """Tell, and look again for events; once it is to stop, tell what is left."""
         stops = False
-        while not stops or not self._failures:
+        while not (stops or (self._failures and self._stop.is_set())):
+            stops = self._over.is_set()
             self._threads.moved(self._listener)
             dropped = self._dropped
             try:
@@ -180,10 +173,8 @@ class Teller:
                 text = "%s was not told of %d events, which are dropped (it keeps %d, for %d days)"
                 kept = (_MOST_BEHIND, _KEPT_SECONDS / 86_400)
                 log.warning(text, self.name, self._dropped - dropped, *kept)
-            if stops:
-                return
-            pause = _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20)
-            stops = self._wait(min(pause, _LONGEST_PAUSE) if self._failures else _LOOK_SECONDS)
+            pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE)
+            self._stop.wait(pause) if self._failures else self._over.wait(_LOOK_SECONDS)
 
     def _tell_all(self) -> None:
         """Tell all that waits, in order, up to the first that cannot be told now."""
@@ -195,14 +186,13 @@ class Teller:
                         return
                     too_old = event.at < timestamp(moment - _KEPT_SECONDS)
                     if too_old or newest - event.n >= _MOST_BEHIND:
-                        self._drop()
+                        self._dropped += 1
                     elif not self._tell(event, name):
                         return
-                if self._over.is_set():
-                    return
                 self._n = event.n
                 if name or event is events[-1]:
                     self._ledger.heard(self._listener, self._n, forget=False)
+        self._failures, self._error = 0, None
 
     def _name_of(self, event: Event) -> str | None:
         """The name by which the receiver is told of an event; None where it is not."""
@@ -217,7 +207,7 @@ class Teller:
     def _tell(self, event: Event, name: str) -> bool:
         """Tell one event; whether it is over with it."""
         # The same also where power was lost before it was recorded that it is told.
-        seed = f"{self._origin['home']} {event.n} {event.type} {event.id} {event.at}"
+        seed = f"{text_of(str(self._home))} {event.n} {event.type} {event.id} {event.at}"
         message_id = f"msg_{hashlib.sha256(seed.encode()).hexdigest()[:32]}"
         try:
             send(self._receiver, message_id, self._content(event, name), SECONDS)
@@ -230,9 +220,9 @@ class Teller:
             self._refusals += isinstance(error, ReceiverRefuses)
             if self._refusals < _MOST_REFUSALS:
                 return False
-            self._drop()
+            self._dropped += 1
         else:
-            self._failures, self._error, self._unsaid = 0, None, 0
+            self._failures, self._error, self._admitted = 0, None, self._dropped
             self._log_once.recovered()
         self._refusals = 0
         return True
@@ -245,12 +235,8 @@ class Teller:
             about = {"id": event.id, **about}
             if record:
                 about = {**self._outbox.status(record), "revision": record.revision}
-        said = {"schema": SCHEMA, "event": name, "at": event.at, **self._origin}
-        content = {**said, "dropped": self._unsaid, **about}
+        dropped = self._dropped - self._admitted
+        content = {**envelope(self._home, name, event.at), "dropped": dropped, **about}
         if len(json.dumps(content)) > _MOST_BYTES:
             content = {k: v for k, v in content.items() if k[:2] != "x_" and k not in _LISTS}
         return content
-
-    def _drop(self) -> None:
-        self._dropped += 1
-        self._unsaid += 1

@@ -9,25 +9,32 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from runner.clock import timestamp
 from runner.daemon import daemon as daemon_module
 from runner.daemon import telling
-from runner.daemon.telling import Telling, Trouble
-from runner.errors import ReceiverAway, ReceiverRefuses
+from runner.daemon.telling import Trouble
+from runner.errors import LedgerUnusable, ReceiverAway, ReceiverRefuses
 from runner.holds import PAUSED, Hold
 from runner.spool.store.ledger import Ledger
+from runner.spool.store.lending import ENDLESS, hold_of
 from tests.daemon.columns import daemon_of
 from tests.harness import eventually
 from tests.spool.conftest import SPEC, Spool
 from tests.webhooks import free_port, listening, saying
 
 ENDED = {"job.ended": ("ci",)}
+
+
+def look(trouble: Trouble, moment: float, *found: str) -> str | None:
+    """The event that is due, which is recorded."""
+    event, trouble.told = trouble.look(dict.fromkeys(found, ""), moment)
+    return event
 
 
 class Clock:
@@ -37,20 +44,26 @@ class Clock:
         self.moment = 0.0
         self.until = 0.0
 
-    def wait(self, stop: threading.Event, seconds: float) -> bool:
-        due = self.moment + seconds
-        while not stop.wait(0.002):
-            if due <= self.until:
-                self.moment = max(self.moment, due)
-                return False
-        return True
+    def flag(self) -> threading.Event:
+        clock = self
+
+        class Flag(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                due = clock.moment + (timeout or 0.0)
+                while not super().wait(0.002):
+                    if due <= clock.until:
+                        clock.moment = max(clock.moment, due)
+                        return False
+                return True
+
+        return Flag()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which the daemon's tellers wait."""
     made = Clock()
-    monkeypatch.setattr(daemon_module, "Telling", partial(Telling, wait=made.wait))
+    monkeypatch.setattr(telling, "Flag", made.flag)
     return made
 
 
@@ -287,19 +300,96 @@ def test_trouble_is_told_once_and_its_end_once(
     told = hook.contents
     assert [each["event"] for each in told] == ["runner.trouble"] * 2 + ["runner.recovered"]
     assert told[0]["note"] == "the disk is full" and told[0]["trouble"] == ["DiskFull"]
-    assert told[1]["trouble"] == ["DiskFull", "faults"]
+    assert told[1]["trouble"] == ["DiskFull", "inbox/folder.yaml"]
     assert told[1]["faults"][0]["file"] == "inbox/folder.yaml"
 
 
 def test_trouble_that_passes_at_once_or_comes_and_goes_is_not_told_again() -> None:
-    trouble, full = Trouble(), {"DiskFull": "it is full"}
-    assert [trouble.look(full, 0), trouble.look({}, 4), trouble.look(full, 6)] == [None] * 3
-    assert trouble.look(full, 11) == "runner.trouble"
-    assert [trouble.look({}, 20), trouble.look(full, 49), trouble.look({}, 50)] == [None] * 3
-    assert trouble.look({}, 78) is None
-    assert trouble.look({}, 79) == "runner.recovered"
-    assert trouble.look({}, 200) is None
+    trouble, full = Trouble(), ("DiskFull",)
+    assert [look(trouble, n, *e) for n, e in ((0, full), (4, ()), (6, full))] == [None] * 3
+    assert look(trouble, 11, *full) == "runner.trouble"
+    assert [look(trouble, n, *e) for n, e in ((20, ()), (49, full), (50, ()))] == [None] * 3
+    assert look(trouble, 78) is None
+    assert look(trouble, 79) == "runner.recovered"
+    assert look(trouble, 200) is None
 
 
-def test_what_somebody_wanted_is_no_trouble() -> None:
-    assert "Paused" not in telling.troubles(PAUSED, None, [])
+def test_what_comes_again_while_other_trouble_stands_is_told_again() -> None:
+    """Seen red: a file that stays set aside hid every later disk that was full."""
+    trouble = Trouble(["inbox/a.yaml"])
+    told = [
+        look(trouble, n, "inbox/a.yaml", *(["DiskFull"] if n % 50 < 10 else [])) for n in range(61)
+    ]
+    assert [n for n, event in enumerate(told) if event] == [5, 55]
+
+
+def test_trouble_that_cannot_be_recorded_is_told_once_it_can(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "_TROUBLE_SECONDS", 0.0)
+    spool = homes({"runner.trouble": ("ci",)}, ci={"command": ["true"]})
+    full = Hold("DiskFull", "the disk is full")
+    told, ledger = daemon_of(spool).telling, daemon_of(spool).ledger
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "announce", mock.Mock(side_effect=LedgerUnusable("it is full")))
+        told.look(full, daemon_of(spool).executor.slots(), is_idle=False)
+    assert ledger.last_event("runner.trouble") is None
+    told.look(full, daemon_of(spool).executor.slots(), is_idle=False)
+    assert ledger.last_event("runner.trouble") is not None
+
+
+@pytest.mark.parametrize("hold", [PAUSED, hold_of(ENDLESS)])
+def test_what_was_asked_for_is_no_trouble(hold: Hold) -> None:
+    assert telling.troubles(hold, [], []).keys() == {"slots"}
+
+
+def test_jobs_that_ended_long_before_the_queue_is_empty_are_counted(homes: Any) -> None:
+    spool = homes({"queue.empty": ("ci",)}, ci={"command": ["true"]})
+    spool.drop("a.yaml")
+    spool.end("a")
+    ledger = daemon_of(spool).ledger
+    with ledger.transaction():
+        ledger._run("UPDATE event SET at = '2020-01-01T00:00:00.000Z'")
+    for listener in ("gallery", "tell ci"):
+        ledger.heard(listener, ledger.newest_event())
+    ledger.announce_empty("queue.empty", "tell queue.empty")
+    empty = ledger.last_event("queue.empty")
+    assert empty is not None and empty.body["jobs"] == {"succeeded": 1}
+
+
+def test_once_nothing_is_left_to_tell_a_receiver_is_well(
+    homes: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: after what failed was dropped, the next event came a quarter of an hour late."""
+    monkeypatch.setattr(telling, "send", mock.Mock(side_effect=ReceiverAway("it is dead")))
+    spool = homes(ENDED, ci={"url": "http://127.0.0.1:9/"})
+    spool.drop("a.yaml")
+    spool.end("a")
+    clock.until = 300
+    eventually(lambda: health(spool, "ci")["error"], "a try")
+    monkeypatch.setattr(telling, "_KEPT_SECONDS", -60.0)
+    clock.until = 2000
+    eventually(lambda: health(spool, "ci")["dropped"] == 1, "that it is dropped")
+    eventually(lambda: health(spool, "ci")["error"] is None, "that it is well")
+
+
+def test_a_receiver_that_hangs_hangs_while_the_executor_closes(
+    homes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = homes(ENDED, ci={"command": ["true"]})
+    daemon, seen = daemon_of(spool), []
+    close = daemon.executor.close
+    monkeypatch.setattr(
+        daemon.executor, "close", lambda: seen.append(daemon.telling.stop.is_set()) or close()
+    )
+    spool.stop()
+    assert seen == [True]
+
+
+def test_where_telling_cannot_begin_the_home_is_free_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home")
+    with mock.patch.object(Ledger, "listen", side_effect=LedgerUnusable("it is full")):
+        with pytest.raises(LedgerUnusable):
+            spool.start()
+    spool.start()
+    spool.stop()

@@ -35,7 +35,7 @@ from runner.spool.store.names import (
     natural_order,
 )
 from runner.spool.store.spool import Spool
-from runner.stop_signals import StopSign
+from runner.stop_signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Intake:
         """Whether jobs wait for input images, which a job may just have made."""
         return self._waiting.any_waiting
 
-    def run(self, stop: StopSign) -> None:
+    def run(self, stop: StopRequest) -> None:
         """Scan, wait until woken or until a file may have settled, and scan again."""
         while not stop.is_set():
             self._home.threads.moved("intake")

@@ -427,16 +427,20 @@ class Ledger(Queries):
             query = "INSERT INTO event (type, at, body) VALUES (?, ?, ?)"
             self._run(query, event, timestamp(), json.dumps(body))
 
-    def announce_empty(self, event: str) -> None:
-        """Record that the queue is empty, where a job that was in it ended since that was said."""
-        last = self.last_event(event)
+    def announce_empty(self, event: str, listener: str) -> None:
+        """Record that the queue is empty, where a job that was in it ended since that was said.
+
+        `listener` has heard of those that ended before.
+        """
         query = (
             "SELECT json_extract(body, '$.state') AS state, count(*) AS jobs FROM event"
             " WHERE type = 'ended' AND n > ? GROUP BY 1"
         )
-        ended = {row["state"]: row["jobs"] for row in self._rows(query, last.n if last else 0)}
+        ended = {row["state"]: row["jobs"] for row in self._rows(query, self.heard_by(listener))}
         if ended.keys() - {State.REJECTED}:
-            self.announce(event, {"jobs": ended})
+            with self.transaction(durable=False):
+                self.announce(event, {"jobs": ended})
+                self.heard(listener, self.newest_event(), forget=False)
 
     def _announce(self, record: Record) -> None:
         names = record.realised.get("notify")

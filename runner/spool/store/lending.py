@@ -82,4 +82,5 @@ def hold_of(lent: Lent) -> Hold:
         " `fluxdrop lend --end`, or removing inbox/runner.lend, takes it back",
         lent=lent,
         passes=bool(ends),
+        wanted=True,
     )

@@ -57,11 +57,7 @@ def version_of(connection: sqlite3.Connection, file: Path) -> int:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     columns = [row[1] for row in connection.execute("PRAGMA table_info(job)")]
     if version > LATEST or (version == 0 and columns and columns != _COLUMNS_OF_1):
-        raise LedgerNewer(
-            f"the ledger {file} has tables that this version of fluxdrop does not know (schema "
-            f"{version}, known up to {LATEST}): use the version that made it, or move the file "
-            "away, and it is made again from the outbox"
-        )
+        raise LedgerNewer(file, version, LATEST)
     return version
 
 

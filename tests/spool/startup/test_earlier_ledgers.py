@@ -240,7 +240,7 @@ def test_a_ledger_of_a_newer_version_is_refused_with_a_sentence_and_not_touched(
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA user_version = {LATEST + 1}")
     before = {path: path.read_bytes() for path in spool.home.root.rglob("*") if path.is_file()}
-    with pytest.raises(LedgerNewer, match="use the version that made it, or move the file away"):
+    with pytest.raises(LedgerNewer, match="use that version, or move the file away"):
         spool.start()
     after = {path: path.read_bytes() for path in spool.home.root.rglob("*") if path.is_file()}
     assert {path: after.get(path) for path in before} == before
