@@ -69,10 +69,10 @@ def lines(
     shown = [line for part in parts if part for line in [*part, *[Text()] * spaced]]
     shown = [*shown[: max(height - len(foot), 0)], *foot]
     for line in shown:
+        line.truncate(width, overflow="ellipsis")
+        line.no_wrap = True
         if plain:
             _in_ascii(line)
-        line.truncate(width, overflow="crop" if plain else "ellipsis")
-        line.no_wrap = True
     return shown
 
 
@@ -143,26 +143,22 @@ def _fitted(
     rows: Sequence[tuple[Text, ...]], width: int, flexible: int, drop: Iterable[int] = ()
 ) -> list[Text]:
     """Rows as lines of columns; those of `drop` go in turn until the `flexible` one has room."""
-    widths: list[int] = [
-        max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)
-    ]
-    kept, gap = [column for column, most in enumerate(widths) if most], 2 if width >= 80 else 1
+    needed = (max(cell.cell_len for cell in column) for column in zip(*rows, strict=True))
+    widths: dict[int, int] = {column: most for column, most in enumerate(needed) if most}
+    gap, text = 2 if width >= 80 else 1, widths.get(flexible, 0)
 
     def room() -> int:
-        return width - sum(widths[c] + gap for c in kept if c != flexible)
+        return width - sum(most + gap for column, most in widths.items() if column != flexible)
 
     for column in drop:
-        if flexible in kept and room() < min(widths[flexible], _LEAST_TEXT) or room() < 0:
-            kept = [each for each in kept if each != column]
-    if flexible in kept:
-        widths[flexible] = max(min(widths[flexible], room()), 0)
-    shown = []
+        if room() < min(text, _LEAST_TEXT):
+            widths.pop(column, None)
+    if text:
+        widths[flexible] = max(min(text, room()), 0)
     for row in rows:
-        line = Text()
-        for column in kept:
-            cell = row[column]
-            cell.truncate(widths[column], overflow="ellipsis", pad=True)
-            line.append_text(cell).append(" " * gap)
+        for column, most in widths.items():
+            row[column].truncate(most, overflow="ellipsis", pad=True)
+    lines = [Text(" " * gap).join(row[column] for column in widths) for row in rows]
+    for line in lines:
         line.rstrip()
-        shown.append(line)
-    return shown
+    return lines

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner import reading
-from runner.cli.page import above, is_plain, lines
+from runner.cli.screen import above, is_plain, lines
 from runner.wire import RunnerHealth, Status
 from tests.planted import HEALTH, STATUS, variants
 
