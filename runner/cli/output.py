@@ -57,7 +57,7 @@ def add_verb(
         description=(run.__doc__ or "").split("\n\n")[0],
     )  # fmt: skip
     parser.epilog = f"example: {parser.prog} {_EXAMPLES.get(name, '')}".rstrip()
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
