@@ -14,11 +14,10 @@ from runner import client, exit_codes, reading
 from runner.cli.output import (
     add_verb,
     left_text,
-    print_json,
+    print_answer,
     print_line,
     print_message,
     saying_what_goes_on,
-    show,
     shown_path,
 )
 from runner.clock import now, timestamp
@@ -161,10 +160,7 @@ def run_demo(options: argparse.Namespace) -> int:
         with opened(home) as daemon:
             jobs = _run_examples(home, lambda: _step(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
-    if options.json:
-        print_json({"jobs": jobs, "statuses": statuses})
-    else:
-        _print_pictures(home, statuses)
+    print_answer(options, {"jobs": jobs, "statuses": statuses}, *_picture_lines(home, statuses))
     return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
 
 
@@ -225,14 +221,13 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     return jobs
 
 
-def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
+def _picture_lines(home: Home, statuses: list[dict[str, Any]]) -> Iterator[str]:
     for status in statuses:
+        shown = f"{status['state']}: {status['message']}"
         if status["outputs"]:
-            file = home.job(status["id"]) / status["outputs"][0]["file"]
-            show(f"{status['kind']!s:<9} {shown_path(file)}")
-        else:
-            show(f"{status['kind']!s:<9} {status['state']}: {status['message']}")
-    show(f"open {shown_path(home.outbox / 'index.html')}")
+            shown = shown_path(home.job(status["id"]) / status["outputs"][0]["file"])
+        yield f"{status['kind']!s:<9} {shown}"
+    yield f"open {shown_path(home.outbox / 'index.html')}"
 
 
 def _prepared(options: argparse.Namespace) -> Home:

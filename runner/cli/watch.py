@@ -109,18 +109,20 @@ class _Keys:
         if job and key == "y":
             client.cancel(self._home, job)
             return f"{job} stops at its next step"
+        if job:
+            return ""
         if key == "p" and is_there(self._home.inbox / "runner.pause"):
             client.resume(self._home)
             return "images start again"
         if key == "p":
             client.pause(self._home)
             return "the image in hand is finished, then nothing starts"
-        if key == "c" and not job and in_hand:
+        if key == "c" and in_hand:
             self._asked = in_hand[0]
             return f"cancel {in_hand[0]}? y or n"
         if key == "o":
             return self._opened(in_hand)
-        return "no job is in hand" if key == "c" and not job else ""
+        return "no job is in hand" if key == "c" else ""
 
     def _opened(self, in_hand: list[str]) -> str:
         """Open the page of the newest picture in a browser; what to say of it."""
@@ -131,8 +133,7 @@ class _Keys:
         # Without a desktop a browser of the terminal would be started, in this terminal.
         has_desktop = os.name == "nt" or sys.platform == "darwin"
         has_desktop |= bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-        inside = page.is_relative_to(self._home.root)
-        shown = page.relative_to(self._home.root) if inside else page
+        shown = page.relative_to(self._home.outbox.parent)
         return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{shown}"
 
 
