@@ -111,12 +111,11 @@ class _Keys:
             return f"{job} stops at its next step"
         if job:
             return ""
-        if key == "p" and is_there(self._home.inbox / "runner.pause"):
-            client.resume(self._home)
-            return "images start again"
         if key == "p":
-            client.pause(self._home)
-            return "the image in hand is finished, then nothing starts"
+            paused = is_there(self._home.inbox / "runner.pause")
+            (client.resume if paused else client.pause)(self._home)
+            halted = "the image in hand is finished, then nothing starts"
+            return "images start again" if paused else halted
         if key == "c" and in_hand:
             self._asked = in_hand[0]
             return f"cancel {in_hand[0]}? y or n"
