@@ -321,16 +321,34 @@ def resume(home: Home) -> None:
     (home.inbox / "runner.pause").unlink(missing_ok=True)
 
 
-def lend(home: Home, lent: Lent) -> Lent:
-    """Ask for the device; to whom it is lent then: to another, while that is not over."""
-    while not _put(home, json.dumps(lent).encode(), [LEND_NAME]):
-        other = current_lend(home)
-        if other is not None and not lending.is_over(other, time.time()):
-            return other
-        if other is not None:
+def lend(home: Home, lent: Lent, tell: Callable[[str], object]) -> None:
+    """Have the device, after those to whom it is lent by now, and once nothing is on it.
+
+    `tell` is told, again and again, what is waited for. Raises UsageProblem where it is taken back
+    meanwhile.
+    """
+    asked: str | None = None
+
+    def is_free() -> bool | None:
+        nonlocal asked
+        found = current_lend(home)
+        if asked and found != lent:
+            raise UsageProblem("the device was taken back before it was free")
+        if asked:
+            health = runner_health(home)
+            if health is None or (health["state"], health["lent"]) == ("lent", lent):
+                return True
+            tell("waiting until the runner has left the device")
+        elif found is None:
+            asked = _put(home, json.dumps(lent).encode(), [LEND_NAME])
+        elif not lending.is_over(found, time.time()):
+            tell(f"waiting, for {lending.hold_of(found).message}")
+        else:
             # A runner does that as well.
-            take_back(home, other)
-    return lent
+            take_back(home, found)
+        return None
+
+    _wait(is_free, None)
 
 
 def current_lend(home: Home) -> Lent | None:
@@ -358,21 +376,6 @@ def take_back(home: Home, lent: Lent | None = None) -> bool:
             beneath.remove(home.inbox / LEND_NAME, _unlinked(home))
             return True
     return False
-
-
-def wait_until_lent(home: Home, lent: Lent) -> None:
-    """Wait until the runner has nothing on the device, or none runs.
-
-    Raises UsageProblem where it is taken back meanwhile.
-    """
-
-    def is_free() -> bool | None:
-        if current_lend(home) != lent:
-            raise UsageProblem("the device was taken back before it was free")
-        health = runner_health(home)
-        return health is None or (health["state"], health["lent"]) == ("lent", lent) or None
-
-    _wait(is_free, None)
 
 
 def clean(home: Home) -> None:

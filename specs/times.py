@@ -6,9 +6,11 @@ for the machine's own zone where it is None; tests pass one. Never sleeps and ne
 time: `now` is given.
 """
 
+import re
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 _DAY = timedelta(days=1)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 # Windows knows its own zone's offset between these alone; no rule of today reaches further anyway.
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 
@@ -40,6 +42,12 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> datetime:
         if 1970 <= moment.year <= 9000:
             return moment
     raise ValueError("it lies outside the years 1970 to 9000: write one like 2026-12-24T22:00")
+
+
+def parse_duration(text: str) -> float | None:
+    """The seconds of "90s", "30m", "2h", "30d" or "8w"; None if it is not one."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    return float(match[1]) * _SECONDS[match[2]] if match else None
 
 
 def in_window(window: str, now: datetime, zone: tzinfo | None = None) -> bool:

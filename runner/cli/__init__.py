@@ -153,7 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     absent = argparse.Namespace(home=None, json=False)
-    options = build_parser(_verb_of(arguments)).parse_args(arguments, absent)
+    parser = build_parser(_verb_of(arguments))
+    options, unknown = parser.parse_known_args(arguments, absent)
+    if unknown:
+        vars(options).get("parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.version:
         from importlib.metadata import version
 

@@ -7,7 +7,6 @@ may go, and in which order, `runner.retention` says.
 import argparse
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -24,9 +23,8 @@ from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
 from runner.terminal import size_text
 from specs.errors import FluxdropError
+from specs.times import parse_duration
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -49,9 +47,13 @@ def run_clean(options: argparse.Namespace) -> int:
     _require_outbox(home)
     limits = Limits.of(home.settings.retention)
     if not options.retention:
-        age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
-        keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
-        limits = Limits(age, keep)
+        age = parse_duration(options.older_than or "")
+        if options.older_than is not None and age is None:
+            raise UsageProblem(f"an age is written like 12h, 30d or 8w, not {options.older_than!r}")
+        size = _SIZE.fullmatch(options.keep.strip()) if options.keep is not None else None
+        if options.keep is not None and size is None:
+            raise UsageProblem(f"a size is written like 500MB or 50GB, not {options.keep!r}")
+        limits = Limits(age, float(size[1]) * _BYTES[size[2].lower()] if size else None)
     elif not home.settings.retention:
         raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
     chosen = choose(filter(None, survey(home, limits, tell)), limits)
@@ -91,18 +93,6 @@ def _confirmed(summary: str) -> bool:
         return False
     print_message(f"remove {summary}? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _amount(
-    text: str | None, form: re.Pattern[str], units: Mapping[str, int], problem: str
-) -> float | None:
-    """An age in seconds, or a size in bytes; None where none is given."""
-    if text is None:
-        return None
-    match = form.fullmatch(text.strip())
-    if match is None:
-        raise UsageProblem(f"{problem}, not {text!r}")
-    return float(match[1]) * units[match[2].lower()]
 
 
 def _remove(home: Home, jobs: list[Job]) -> list[str]:

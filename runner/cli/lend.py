@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
 import time
+from functools import cache
 from typing import Any
 
 from runner import client
@@ -16,9 +16,7 @@ from runner.settings import Home, find_home
 from runner.spool.store import lending
 from runner.stop_signals import taken_by
 from runner.wire import Lent
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LOOK_SECONDS = 0.2
+from specs.times import parse_duration
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -37,51 +35,30 @@ def run_lend(options: argparse.Namespace) -> int:
         text = "taken back" if client.take_back(home) else "it was not lent"
         print_answer(options, {"ok": True}, text)
         return 0
-    seconds = _seconds_of(options.time)
+    seconds = parse_duration(options.time or "")
+    if options.time is not None and seconds is None:
+        raise UsageProblem(f"a time is written like 90s, 30m or 2h, not {options.time!r}")
     if command and not (found := shutil.which(command[0])):
         raise UsageProblem(f"there is no command {command[0]!r}")
     elif command:
         command[0] = found
     # Until it is free: the end of this process takes it back.
-    ours = lending.lent_to(os.getpid(), now=options.now)
+    lent = lending.lent_to(os.getpid(), now=options.now)
     try:
-        lent = _lent(home, ours, shares=not command)
-        if client.runner_health(home) is not None:
-            print_message("waiting until the runner has left the device")
-        client.wait_until_lent(home, lent)
-        if command:
-            return _run(home, lent, command, seconds)
+        client.lend(home, lent, cache(print_message))
         until = None if seconds is None else time.time() + seconds
-        # One that is there already is only made longer.
-        if lent == ours or (lent["until"] and (until is None or lending.is_over(lent, until))):
-            client.lend_on(home, lent, lent := lending.lent_to(None, until))
+        if command:
+            return _run(home, lent, command, until)
+        client.lend_on(home, lent, kept := lending.lent_to(None, until))
     finally:
-        client.take_back(home, ours)
-    until_text = lent["until"] or "it is taken back"
+        client.take_back(home, lent)
+    until_text = kept["until"] or "it is taken back"
     text = f"the device is free, and lent until {until_text}: `fluxdrop lend --end` takes it back"
-    print_answer(options, {"lent": lent}, text)
+    print_answer(options, {"lent": kept}, text)
     return 0
 
 
-def _lent(home: Home, ours: Lent, *, shares: bool) -> Lent:
-    """Wait for the end of other lends, but for one that can be shared; the one that is there then.
-
-    One that no process has is shared by who runs no command.
-    """
-    told = False
-    while (lent := client.lend(home, ours)) != ours:
-        if shares and lent["pid"] is None:
-            if ours["now"]:
-                client.lend_on(home, lent, lent := lent | {"now": True})
-            break
-        if not told:
-            print_message(f"waiting, for {lending.hold_of(lent).message}")
-            told = True
-        time.sleep(_LOOK_SECONDS)
-    return lent
-
-
-def _run(home: Home, lent: Lent, command: list[str], seconds: float | None) -> int:
+def _run(home: Home, lent: Lent, command: list[str], until: float | None) -> int:
     """Run a command to which the device is lent; its exit code, 128 + n where signal n ended it."""
     child: subprocess.Popen[bytes] | None = None
 
@@ -95,18 +72,8 @@ def _run(home: Home, lent: Lent, command: list[str], seconds: float | None) -> i
             child = subprocess.Popen(command)
         except OSError as error:
             raise UsageProblem(f"{command[0]} cannot be started: {error.strerror}") from error
-        until = None if seconds is None else time.time() + seconds
         client.lend_on(home, lent, lent := lending.lent_to(child.pid, until))
         code = child.wait()
     if not client.take_back(home, lent):
         print_message("the device was taken back before the command ended")
     return 128 - code if code < 0 else code
-
-
-def _seconds_of(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None:
-        raise UsageProblem(f"a time is written like 90s, 30m or 2h, not {text!r}")
-    return float(match[1]) * _SECONDS[match[2]]

@@ -57,7 +57,7 @@ def add_verb(
         description=(run.__doc__ or "").split("\n\n")[0],
     )  # fmt: skip
     parser.epilog = f"example: {parser.prog} {_EXAMPLES.get(name, '')}".rstrip()
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -119,7 +119,7 @@ def runner_line(health: Mapping[str, Any]) -> str:
 def counts_of_states(health: Mapping[str, Any]) -> str:
     """How many jobs are in each state: "1 running, 12 succeeded"."""
     counts = health.get("counts", {})
-    return ", ".join(f"{counts[state]:,} {state}" for state in State if counts.get(state))
+    return counts_text({state: counts[state] for state in State if counts.get(state)})
 
 
 def slot_line(slot: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _POLL_SECONDS = 0.1
+_OF_AN_END = ("id", "state", "reason", "message", "images", "accepted_at")
 Json = dict[str, Any]
 
 
@@ -52,12 +53,10 @@ class Board:
         self._named = named
         self._whole = whole
         self._live = _live(whole) if self.draws else None
+        # By job that `ids` named last, or that is not over: the status shown last.
+        self._jobs: dict[str, Json] = {}
         # At the first look: what was over before it is no news.
         self._skips_over = whole and not (named or as_json)
-        # By job that is not over: the status shown last.
-        self._shown: dict[str, Json] = {}
-        # By job that is over: its status. The next job of that id is another.
-        self._over: dict[str, Json] = {}
         # The jobs whose preview was named.
         self._previewed: set[str] = set()
         self._drawn: list[Text] = []
@@ -97,7 +96,7 @@ class Board:
 
     def running(self) -> list[Json]:
         """The statuses of the jobs in hand."""
-        return [status for status in self._shown.values() if status["state"] == "running"]
+        return [status for status in self._jobs.values() if status["state"] == "running"]
 
     def _update(self) -> None:
         try:
@@ -111,33 +110,34 @@ class Board:
             give_up(sys.stdout)
 
     def _show_changes(self) -> None:
-        # A job that was shown once is shown to its end, whether `ids` still names it or not.
-        ids: list[str] = []
-        skips = self._skips_over
+        ids, skips = [*self._jobs], self._skips_over
         with suppress(OSError):  # at the next look
             ids = [*filter(is_safe_id, self._ids())]
             self._skips_over = False
-        for job_id in dict.fromkeys([*self._shown, *ids]):
-            status, preview, is_shown = None, self._home.job(job_id) / PREVIEW, False
+        # A job that was shown once is shown to its end, whether `ids` still names it or not.
+        for job_id in dict.fromkeys([*self._jobs, *ids]):
+            preview, before = self._home.job(job_id) / PREVIEW, self._jobs.get(job_id)
+            status, is_shown = None, False
             with suppress(OSError):  # at the next look
                 status = reading.status(preview.with_name("status.json"))
                 is_shown = is_there(preview)
-            over = self._over.get(job_id)
-            if status is None or (over and over["accepted_at"] == status["accepted_at"]):
+            if before and status and before["accepted_at"] != status["accepted_at"]:
+                before = None  # another job of that id
+                self._previewed.discard(job_id)
+            if status is None or (before and before["state"] in FINAL_STATES):
                 continue
-            self._over.pop(job_id, None)
             status["id"] = job_id
-            before = self._shown.get(job_id)
-            self._shown[job_id] = status
             is_end = status["state"] in FINAL_STATES
             if (before is None or _told(status) != _told(before)) and not (is_end and skips):
                 self._tell(status, before, is_end=is_end)
             if is_shown and not (self._as_json or job_id in self._previewed):
                 self._previewed.add(job_id)
                 self._print(f"{job_id:<24} preview     {preview}")
-            if is_end:
-                self._previewed.discard(job_id)
-                self._over[job_id] = self._shown.pop(job_id)
+            self._jobs[job_id] = {key: status[key] for key in _OF_AN_END} if is_end else status
+        for job_id in self._jobs.keys() - set(ids):
+            if self._jobs[job_id]["state"] in FINAL_STATES:
+                del self._jobs[job_id]
+        self._previewed &= self._jobs.keys()
 
     def _tell(self, status: Json, before: Json | None, *, is_end: bool) -> None:
         if self._as_json:
@@ -150,7 +150,7 @@ class Board:
         if not self._live:
             show(line, flush=True)
         elif not self._whole:
-            from runner.cli.page import above, is_plain
+            from runner.cli.screen import above, is_plain
 
             text = above(line, ended, plain=is_plain(self._live.console.encoding))
             self._live.console.print(text, soft_wrap=True, highlight=False)
@@ -158,21 +158,19 @@ class Board:
     def _draw(self, live: "Live") -> None:
         from rich.console import Group
 
-        from runner.cli import page
+        from runner.cli import screen
 
         health: Json = {}
         with suppress(OSError):  # at the next look
             health = reading.health(self._home.health) or {}
-        known = {**self._over, **self._shown}
-        named = [known[job] for job in self._ids() if job in known] if self._named else []
-        jobs = named or self.running()
-        rows = (self._over.get(row["id"], row) for row in health.get("recent", ()))
-        own = {job["id"] for job in jobs} | self._shown.keys()
-        ended = [row for row in rows if row["state"] in FINAL_STATES and row["id"] not in own]
+        named = self._ids() if self._named else ()
+        jobs = [self._jobs[job] for job in named if job in self._jobs] or self.running()
+        rows = (self._jobs.get(row["id"], row) for row in health.get("recent", ()))
+        ended = [row for row in rows if row["state"] in FINAL_STATES and row not in jobs]
         width, height = live.console.size
-        drawn = page.lines(
+        drawn = screen.lines(
             (width, height - (not self._whole)), health, jobs, ended if self._whole else (),
-            whole=self._whole, footer=self.footer, plain=page.is_plain(live.console.encoding),
+            whole=self._whole, footer=self.footer, plain=screen.is_plain(live.console.encoding),
         )  # fmt: skip
         if drawn != self._drawn:
             self._drawn = drawn

@@ -14,11 +14,10 @@ from runner import client, exit_codes, reading
 from runner.cli.output import (
     add_verb,
     left_text,
-    print_json,
+    print_answer,
     print_line,
     print_message,
     saying_what_goes_on,
-    show,
     shown_path,
 )
 from runner.clock import now, timestamp
@@ -55,7 +54,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def run_run(options: argparse.Namespace) -> int:
     """Run the jobs of the inbox until asked to stop."""
     if not options.one_process:
-        return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
+        return _supervise(options, exit_codes.NOT_RESTARTED)
     home = _prepared(options)
     with _working(home, options, waits=True) as daemon:
         if not options.json:
@@ -66,15 +65,12 @@ def run_run(options: argparse.Namespace) -> int:
 
 def run_drain(options: argparse.Namespace) -> int:
     """Run jobs until none is left that can run, or until the hour of `--until`."""
+    until = None if options.until is None else _next_time(options.until)
     if not options.one_process:
         # As a moment: a runner that is started again after that hour must not wait for tomorrow's.
-        given = options.until is not None
-        hour = ["--until", timestamp(_next_time(options.until))] if given else []
-        return _supervise(
-            options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
-        )
+        hour = [] if until is None else ["--until", timestamp(until)]
+        return _supervise(options, exit_codes.NOT_RESTARTED | {exit_codes.FAILED}, *hour)
     home = _prepared(options)
-    until = _next_time(options.until) if options.until is not None else None
     with _working(home, options) as daemon:
         outcome = daemon.drain(until=until, notify=print_message)
         is_stopped = daemon.is_asked_to_stop(0)
@@ -134,21 +130,16 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
     _leave_if_lost(daemon)
 
 
-def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[int]) -> int:
+def _supervise(options: argparse.Namespace, final_codes: frozenset[int], *more: str) -> int:
     """Run the verb in a child process, started again until it ends with one of `final_codes`."""
     from runner.daemon.supervisor import keep_running
 
     home = find_home(options.home, mounted=False)
-    more = ["--json"] if options.json else []
-    if options.ray is not None:
-        more += [f"--ray={options.ray}"]
-    if options.metrics is not None:
-        more += [f"--metrics={options.metrics}"]
-    return keep_running(
-        [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
-        final_codes=final_codes,
-        notify=print_message,
-    )
+    given = ["--json"] if options.json else []
+    given += [f"--ray={options.ray}"] if options.ray is not None else []
+    given += [f"--metrics={options.metrics}"] if options.metrics is not None else []
+    command = [options.verb, *more, "--one-process", "--supervised", "--home", str(home.root)]
+    return keep_running([*command, *given], final_codes=final_codes, notify=print_message)
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -161,10 +152,7 @@ def run_demo(options: argparse.Namespace) -> int:
         with opened(home) as daemon:
             jobs = _run_examples(home, lambda: _step(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
-    if options.json:
-        print_json({"jobs": jobs, "statuses": statuses})
-    else:
-        _print_pictures(home, statuses)
+    print_answer(options, {"jobs": jobs, "statuses": statuses}, *_picture_lines(home, statuses))
     return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
 
 
@@ -225,14 +213,13 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     return jobs
 
 
-def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
+def _picture_lines(home: Home, statuses: list[dict[str, Any]]) -> Iterator[str]:
     for status in statuses:
+        shown = f"{status['state']}: {status['message']}"
         if status["outputs"]:
-            file = home.job(status["id"]) / status["outputs"][0]["file"]
-            show(f"{status['kind']!s:<9} {shown_path(file)}")
-        else:
-            show(f"{status['kind']!s:<9} {status['state']}: {status['message']}")
-    show(f"open {shown_path(home.outbox / 'index.html')}")
+            shown = shown_path(home.job(status["id"]) / status["outputs"][0]["file"])
+        yield f"{status['kind']!s:<9} {shown}"
+    yield f"open {shown_path(home.outbox / 'index.html')}"
 
 
 def _prepared(options: argparse.Namespace) -> Home:

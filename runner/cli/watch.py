@@ -4,13 +4,14 @@ Reads the home's files only, so it shows the same wherever the runner is.
 """
 
 import argparse
+import importlib
 import os
+import signal
 import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from signal import default_int_handler
 from typing import Any
 
 from runner import client, reading
@@ -38,39 +39,44 @@ def run_watch(options: argparse.Namespace) -> int:
     if (health := client.runner_health(home)) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
 
-    def states() -> dict[str, str]:
-        return {job: client.status(home, job)["state"] for job in options.ids}
+    def statuses() -> list[dict[str, Any]]:
+        return [client.status(home, job) for job in options.ids]
 
     def is_over() -> bool:
-        if options.ids and {*states().values()} <= {*FINAL_STATES, "unknown"}:
-            return True
-        return client.runner_health(home) is None
+        over = named and all(s["state"] in (*FINAL_STATES, "unknown") for s in statuses())
+        return over or client.runner_health(home) is None
 
     def ids() -> list[str]:
-        health = reading.health(home.health) or {}
-        held = [slot["job"] for slot in health.get("slots", ()) if slot["job"]]
-        recent = [job["id"] for job in reversed(health.get("recent", ()))]
-        return options.ids or list(dict.fromkeys([*held, *recent, *health.get("next", ())]))
+        return options.ids or _newest(home)
 
     named = bool(options.ids)
     board = Board(home, ids, as_json=options.json, named=named, whole=True)
     if not (named or options.json or board.draws):
         print_message(runner_line(health))
     # By a stop, too, the terminal is left as it was.
-    with suppress(KeyboardInterrupt), taken_by(default_int_handler), ExitStack() as stack:
+    with suppress(KeyboardInterrupt), taken_by(signal.default_int_handler), ExitStack() as stack:
         keys = None
         if board.draws and sys.stdin.isatty():
             keys = _Keys(home, board, stack.enter_context(_pressed()))
         stack.enter_context(board)
         board.follow(client.patient(is_over), keys)
-    for job, state in () if options.json else states().items():
-        if state == "unknown":
-            print_message(f"there is no job {job!r}: {nearest_job(home, job)}")
-        for line in file_lines(home, client.status(home, job)) if board.draws else ():
+    found = statuses()
+    for status in () if options.json else found:
+        if status["state"] == "unknown":
+            print_message(f"there is no job {status['id']!r}: {nearest_job(home, status['id'])}")
+        for line in file_lines(home, status) if board.draws else ():
             show(line)
     if not named and client.runner_health(home) is None:
         print_message("the runner has stopped")
-    return 0 if {*states().values()} <= {"succeeded"} else 1
+    return 0 if all(status["state"] == "succeeded" for status in found) else 1
+
+
+def _newest(home: Home) -> list[str]:
+    """The jobs in hand, the last ones, the oldest first, and the next."""
+    health = reading.health(home.health) or {}
+    held = [slot["job"] for slot in health.get("slots", ()) if slot["job"]]
+    recent = [job["id"] for job in reversed(health.get("recent", ()))]
+    return list(dict.fromkeys([*held, *recent, *health.get("next", ())]))
 
 
 class _Keys:
@@ -103,18 +109,19 @@ class _Keys:
         if job and key == "y":
             client.cancel(self._home, job)
             return f"{job} stops at its next step"
-        if key == "p" and is_there(self._home.inbox / "runner.pause"):
-            client.resume(self._home)
-            return "images start again"
+        if job:
+            return ""
         if key == "p":
-            client.pause(self._home)
-            return "the image in hand is finished, then nothing starts"
-        if key == "c" and not job and in_hand:
+            paused = is_there(self._home.inbox / "runner.pause")
+            (client.resume if paused else client.pause)(self._home)
+            halted = "the image in hand is finished, then nothing starts"
+            return "images start again" if paused else halted
+        if key == "c" and in_hand:
             self._asked = in_hand[0]
             return f"cancel {in_hand[0]}? y or n"
         if key == "o":
             return self._opened(in_hand)
-        return "no job is in hand" if key == "c" and not job else ""
+        return "no job is in hand" if key == "c" else ""
 
     def _opened(self, in_hand: list[str]) -> str:
         """Open the page of the newest picture in a browser; what to say of it."""
@@ -125,8 +132,7 @@ class _Keys:
         # Without a desktop a browser of the terminal would be started, in this terminal.
         has_desktop = os.name == "nt" or sys.platform == "darwin"
         has_desktop |= bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-        inside = page.is_relative_to(self._home.root)
-        shown = page.relative_to(self._home.root) if inside else page
+        shown = page.relative_to(self._home.outbox.parent)
         return f"{'opened ' if has_desktop and webbrowser.open(page.as_uri()) else ''}{shown}"
 
 
@@ -148,23 +154,31 @@ def _pressed() -> Iterator[Callable[[float], str | None]]:
     def read(seconds: float) -> str | None:
         if not select([terminal], [], [], seconds)[0]:
             return ""
-        # Nothing is read where the terminal was closed.
-        return os.read(terminal, 64).decode(errors="replace") or None
+        typed = os.read(terminal, 64).decode(errors="replace")
+        # Nothing is read where the terminal was closed. An arrow is an escape, and then letters.
+        return typed.partition("\x1b")[0] if typed else None
 
     before = termios.tcgetattr(terminal)
+    # Who stops it with Ctrl-Z would be left on its page.
+    stops = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
         tty.setcbreak(terminal)
         yield read
     finally:
+        signal.signal(signal.SIGTSTP, stops)
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _of_console(seconds: float) -> str:
-    import msvcrt
-
+    console: Any = importlib.import_module("msvcrt")
     deadline = time.monotonic() + seconds
-    while not msvcrt.kbhit():  # type: ignore[attr-defined,unused-ignore]
+    while not console.kbhit():
         if time.monotonic() >= deadline:
             return ""
         time.sleep(seconds / 10)
-    return str(msvcrt.getwch())  # type: ignore[attr-defined,unused-ignore]
+    key = str(console.getwch())
+    if key in "\0\xe0" and console.kbhit():
+        # An arrow is this, and then a letter.
+        console.getwch()
+        return ""
+    return key

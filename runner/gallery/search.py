@@ -13,12 +13,10 @@ from typing import Any, TypedDict
 from runner.errors import UsageProblem
 from runner.gallery.store import Gallery
 from runner.gallery.terms import facet, words
-from specs.times import parse_moment
+from specs.times import parse_duration, parse_moment
 
 _PART = re.compile(r'"([^"]*)"|([^"]+)')
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
-_AGO = re.compile(r"(\d+)\s*([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Page(TypedDict):
@@ -83,8 +81,8 @@ def _when(text: str | None, *, last: bool) -> int | None:
         return None
     text = text.strip()
     try:
-        if ago := _AGO.fullmatch(text):
-            when = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if (ago := parse_duration(text)) is not None:
+            when = datetime.now(UTC) - timedelta(seconds=ago)
         elif last and _DAY.fullmatch(text):
             when = parse_moment((date.fromisoformat(text) + timedelta(days=1)).isoformat())
         else:

@@ -57,16 +57,19 @@ def lends(home: Path) -> Iterator[Lends]:
         each.communicate()
 
 
-def test_a_lend_for_a_time_returns_at_once_and_another_one_only_makes_it_longer(here: Here) -> None:
+def test_a_lend_for_a_time_returns_at_once_and_another_one_waits_for_its_end(
+    here: Here, lends: Lends
+) -> None:
     done = here("lend", "--for", "30m")
     assert done.code == 0 and "the device is free, and lent until" in done.out
     assert until(here.home) == 30 and lent(here.home)["pid"] is None  # type: ignore[index]
-    here("lend", "--for", "90s")
+    waits = lends("--for", "2h")
+    assert waits.stderr is not None and "waiting, for the device" in waits.stderr.readline()
     assert until(here.home) == 30
-    assert here("lend", "--for", "2h", "--json").json == {"lent": lent(here.home)}
-    assert until(here.home) == 120
-    assert here("lend").code == 0
-    assert here("lend", "--for", "1d").code == 0
+    assert "taken back" in here("lend", "--end").out
+    assert waits.wait(60) == 0 and until(here.home) == 120
+    here("lend", "--end")
+    assert here("lend", "--json").json == {"lent": lent(here.home)}
     assert lent(here.home)["until"] is None, "until it is taken back"  # type: ignore[index]
     assert "taken back" in here("lend", "--end").out
     assert lent(here.home) is None and "was not lent" in here("lend", "--end").out
@@ -123,7 +126,7 @@ def test_the_second_of_two_commands_waits_for_the_first_and_for_one_that_is_dead
 def test_ctrl_c_takes_back_what_is_waited_for_or_asked_for(
     home: Path, lends: Lends, tmp_path: Path
 ) -> None:
-    client.lend(Home(home), lending.lent_to(os.getpid()))
+    client.lend(Home(home), lending.lent_to(os.getpid()), print)
     waits = lends("--", "true")
     assert waits.stderr is not None and waits.stderr.readline()
     waits.send_signal(signal.SIGINT)

@@ -121,6 +121,12 @@ def test_wrong_usage_is_2_and_points_to_the_help(wrong: list[str]) -> None:
     assert done.code == 2 and "--help" in done.err and len(done.err.splitlines()) == 1
 
 
+def test_an_unknown_option_of_a_command_points_to_the_help_of_that_command(here: Here) -> None:
+    """Seen red: to that of the program, which has none of its options."""
+    for command in ("doctor", "gallery search", "status"):
+        assert f"`fluxdrop {command} --help`" in here(*command.split(), "--foo").err
+
+
 def test_a_folder_that_is_no_home_is_refused_naming_init(tmp_path: Path) -> None:
     here = fluxdrop("status", cwd=tmp_path)
     assert here.code == 2 and "fluxdrop init DIR" in here.err

@@ -342,7 +342,7 @@ def test_a_gpu_thread_that_ends_by_a_mistake_is_not_waited_for(
 
 
 def test_a_picture_is_not_made_again_on_a_device_that_is_lent(verify: Here) -> None:
-    client.lend(Home(verify.home), lending.ENDLESS)
+    client.lend(Home(verify.home), lending.ENDLESS, print)
     done = verify("verify", str(verify.home / "outbox" / "plain" / "plain-0001.json"))
     assert client.take_back(Home(verify.home))
     assert done.code == 2 and "the device is lent until" in done.err

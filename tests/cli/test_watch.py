@@ -9,11 +9,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from runner import client
+from runner.cli import watch
 from runner.cli.progress import Board
 from runner.settings import Home
 from runner.spool.disk.locks import home_lock
@@ -218,6 +220,32 @@ def test_the_keys_of_the_page_pause_cancel_open_and_leave(held: Home) -> None:
 
 
 @posix
+def test_a_key_that_is_no_letter_is_none_and_ctrl_z_leaves_no_page_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen red: F1 paused, F2 left, an arrow asked to cancel, and the shell was on the page."""
+    ours, theirs = os.openpty()
+    with open(theirs, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with watch._pressed() as read:
+            for keys, taken in (("\x1bOP", ""), ("\x1b[C", ""), ("pq", "pq")):
+                os.write(ours, keys.encode())
+                assert read(10.0) == taken
+            assert signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
+    os.close(ours)
+
+
+def test_of_a_key_that_windows_tells_as_two_characters_none_is_a_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = [*"\xe0M", *"\0q", "p"]
+    console = SimpleNamespace(kbhit=lambda: bool(typed), getwch=lambda: typed.pop(0))
+    monkeypatch.setitem(sys.modules, "msvcrt", console)
+    assert [watch._of_console(0.01) for _ in range(4)] == ["", "", "p", ""]
+
+
+@posix
 @pytest.mark.parametrize("way", ["\x03", signal.SIGTERM])
 def test_the_terminal_is_as_it_was_however_the_page_is_left(
     held: Home, way: str | signal.Signals
@@ -255,3 +283,23 @@ def test_jobs_that_were_over_are_not_shown_first_but_by_name_and_in_json(
     assert say("old") == first
     assert say("new") == ["new"]
     assert say("old", accepted_at="2026-11-30T19:00:00.000Z") == ["old"]
+
+
+def test_a_board_keeps_no_more_than_the_jobs_that_are_named_and_of_those_at_an_end_no_pictures(
+    home: Path,
+) -> None:
+    """Seen red: the statuses of all jobs that a runner had made since its start."""
+    for number in range(9):
+        file = home / "outbox" / f"cat-{number}" / "status.json"
+        file.parent.mkdir()
+        outputs = [output(each) for each in range(100)]
+        file.write_text(
+            json.dumps({**STATUS, "id": file.parent.name, "outputs": outputs}), encoding="utf-8"
+        )
+    named: list[str] = []
+    board = Board(Home(home), lambda: named, as_json=True)
+    for number in range(9):
+        named[:] = [f"cat-{number}", f"cat-{max(number - 1, 0)}"]
+        board._update()
+    assert {*board._jobs} == {*named}
+    assert not any("outputs" in status for status in board._jobs.values())

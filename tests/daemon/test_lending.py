@@ -275,6 +275,8 @@ def test_a_process_of_elsewhere_is_not_asked_whether_it_runs(process: Any) -> No
     assert lending.is_over(here, wall)
     for key in ("host", "space"):
         assert not lending.is_over(here | {key: "another"}, wall)  # type: ignore[arg-type]
+    # Who names none means this one: seen red, such a file lent for ever.
+    assert lending.is_over(here | {"host": None}, wall)  # type: ignore[arg-type]
     mine = lending.lent_to(os.getpid())
     assert not lending.is_over(mine, wall)
     # Its number was another's when that was written.

@@ -68,7 +68,7 @@ def is_over(lent: Lent, wall: float) -> bool:
 
 def _holder(lent: Lent) -> int | None:
     """The process that has it, where it can be asked whether that runs."""
-    is_here = lent["host"] == platform.node() and lent["space"] in (None, pid_space())
+    is_here = lent["host"] in (None, platform.node()) and lent["space"] in (None, pid_space())
     return lent["pid"] if is_here else None
 
 

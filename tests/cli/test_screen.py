@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner import reading
-from runner.cli.page import above, is_plain, lines
+from runner.cli.screen import above, is_plain, lines
 from runner.wire import RunnerHealth, Status
 from tests.planted import HEALTH, STATUS, variants
 
@@ -33,9 +33,9 @@ def test_a_wide_page_has_the_picture_in_hand_the_slots_the_queue_and_the_last_re
     page = shown(120, HEALTHY, [RUNNING], [FAILED], whole=True, footer="q quit")
     head, job, image, slot, queue, last, foot = filter(None, page)
     assert head == "runner 1 is working; 1 succeeded"
-    assert job.split() == ["night", "2/30", "━━─" + "─" * 17, "4", "min", "10", "s", "left", "tiny"]
+    assert job.split() == ["night", "2/30", "━━─" + "─" * 17, "tiny", "4", "min", "10", "s", "left"]
     assert image.split() == ["image", "3", "5/28", "━━━━" + "─" * 16, "denoising"]
-    assert slot.split() == ["gpu0", "working", "tiny", "1.0", "GiB"]
+    assert slot.split() == ["gpu0", "1.0", "GiB", "working", "tiny"]
     assert queue == "12 queued: dog, horse"
     assert "✗" in last and "OutOfMemory: it is full" in last and foot == "q quit"
 

@@ -40,10 +40,9 @@ def lines(
     """
     width, height = size
     bar = min(max(width // 6, 8), 30)
-    halts = [health["note"]] if health.get("note") else []
-    faults = [f"set aside: {each['file']}: {each['message']}" for each in health.get("faults", ())]
-    head = [_cell(text, "yellow") for text in halts]
-    head += [_cell(text, "red") for text in faults[:_MOST_FAULTS]]
+    head = [_cell(health["note"], "yellow")] if health.get("note") else []
+    faults = health.get("faults", ())[:_MOST_FAULTS]
+    head += [_cell(f"set aside: {each['file']}: {each['message']}", "red") for each in faults]
     if whole and health:
         head.insert(0, _cell(runner_line({**health, "job": None}), "bold"))
     slots = health.get("slots", []) if whole else shown_slots(health)
@@ -53,8 +52,8 @@ def lines(
     rows = [row for job in jobs for row in _job_rows(job, bar, width, has_picture=is_one)]
     parts = [
         head,
-        _fitted(rows, width, flexible=4, drop=(5, 2, 3)),
-        _fitted([_slot_row(slot, bar, width) for slot in slots], width, flexible=3, drop=(4, 2)),
+        _fitted(rows, width, drop=(4, 2, 3)),
+        _fitted([_slot_row(slot, bar, width) for slot in slots], width, drop=(3, 2)),
     ]
     if health.get("queued"):
         # The health file is older than the statuses.
@@ -64,15 +63,15 @@ def lines(
     parts = [part for part in parts if part]
     foot = [_cell(footer, "dim")] if footer else []
     room = height - len(foot) - sum(len(part) + whole for part in parts)
-    parts.append(_fitted([_ended_row(e, width) for e in ended[: max(room, 0)]], width, 3))
+    parts.append(_fitted([_ended_row(e, width) for e in ended[: max(room, 0)]], width))
     spaced = whole and sum(map(len, parts)) + len(parts) + len(foot) <= height
     shown = [line for part in parts if part for line in [*part, *[Text()] * spaced]]
     shown = [*shown[: max(height - len(foot), 0)], *foot]
     for line in shown:
+        line.truncate(width, overflow="ellipsis")
+        line.no_wrap = True
         if plain:
             _in_ascii(line)
-        line.truncate(width, overflow="crop" if plain else "ellipsis")
-        line.no_wrap = True
     return shown
 
 
@@ -86,7 +85,8 @@ def above(line: str, ended: Json | None, *, plain: bool = False) -> Text:
 def _job_rows(job: Json, bar: int, width: int, *, has_picture: bool) -> Iterable[tuple[Text, ...]]:
     """The row of a job, and one of the picture in hand."""
     if job["state"] != "running":
-        yield *_ended_row(job, width)[:3], Text(), _cell(ending(job)), Text()
+        mark, name, count, why = _ended_row(job, width)
+        yield mark, name, count, Text(), Text(), why
         return
     images, progress = job["images"], job["progress"] or {}
     over = sum(images[key] for key in ("done", "failed", "skipped")) / max(images["total"], 1)
@@ -94,12 +94,12 @@ def _job_rows(job: Json, bar: int, width: int, *, has_picture: bool) -> Iterable
     left = progress.get("eta_seconds")
     text = f"{fraction:.0%}" if left is None else f"{duration(max(left, 0))} left"
     name, model = _named(job["id"], width, "bold"), _cell(job["model"] or "", "dim")
-    yield Text(" "), name, _cell(counted(job)), _bar(fraction, bar), _cell(text), model
+    yield Text(" "), name, _cell(counted(job)), _bar(fraction, bar), model, _cell(text)
     if has_picture and progress:
         done = progress["step"] / (progress["steps"] or 1)
         steps = f"{progress['step']}/{progress['steps']}" if progress["steps"] else ""
         image = _cell(f"image {progress['image']}")
-        yield Text(), image, _cell(steps), _bar(done, bar), _cell(progress["phase"]), Text()
+        yield Text(), image, _cell(steps), _bar(done, bar), Text(), _cell(progress["phase"])
 
 
 def _slot_row(slot: Json, bar: int, width: int) -> tuple[Text, ...]:
@@ -110,10 +110,10 @@ def _slot_row(slot: Json, bar: int, width: int) -> tuple[Text, ...]:
     drawn = _bar(slot["step"] / slot["steps"], bar) if has_steps else Text()
     memory = f"{slot['memory'] / 2**30:.1f} GiB" if slot["memory"] else ""
     style = "" if slot["state"] in ("working", "idle") else "red"
-    return _named(slot["name"], width), _cell(steps), drawn, _cell(text, style), _cell(memory)
+    return _named(slot["name"], width), _cell(steps), drawn, _cell(memory), _cell(text, style)
 
 
-def _ended_row(job: Json, width: int) -> tuple[Text, ...]:
+def _ended_row(job: Json, width: int) -> tuple[Text, Text, Text, Text]:
     mark = _MARKS.get(job["state"], _FAILED) if job["state"] in FINAL_STATES else (" ", "")
     return Text(*mark), _named(job["id"], width), _cell(counted(job)), _cell(ending(job))
 
@@ -139,30 +139,15 @@ def _bar(fraction: float, width: int) -> Text:
     return Text.assemble(("━" * done, "cyan"), ("─" * (width - done), "dim"))
 
 
-def _fitted(
-    rows: Sequence[tuple[Text, ...]], width: int, flexible: int, drop: Iterable[int] = ()
-) -> list[Text]:
-    """Rows as lines of columns; those of `drop` go in turn until the `flexible` one has room."""
-    widths: list[int] = [
-        max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)
-    ]
-    kept, gap = [column for column, most in enumerate(widths) if most], 2 if width >= 80 else 1
-
-    def room() -> int:
-        return width - sum(widths[c] + gap for c in kept if c != flexible)
-
+def _fitted(rows: Sequence[tuple[Text, ...]], width: int, drop: Iterable[int] = ()) -> list[Text]:
+    """Rows as lines of columns; those of `drop` go in turn until the last one has room."""
+    needed = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    kept, gap = [column for column, most in enumerate(needed) if most], 2 if width >= 80 else 1
     for column in drop:
-        if flexible in kept and room() < min(widths[flexible], _LEAST_TEXT) or room() < 0:
+        *others, last = [needed[each] for each in kept] or [0]
+        if sum(others) + gap * len(others) + min(last, _LEAST_TEXT) > width:
             kept = [each for each in kept if each != column]
-    if flexible in kept:
-        widths[flexible] = max(min(widths[flexible], room()), 0)
-    shown = []
     for row in rows:
-        line = Text()
-        for column in kept:
-            cell = row[column]
-            cell.truncate(widths[column], overflow="ellipsis", pad=True)
-            line.append_text(cell).append(" " * gap)
-        line.rstrip()
-        shown.append(line)
-    return shown
+        for column in kept[:-1]:
+            row[column].truncate(needed[column], pad=True)
+    return [Text(" " * gap).join(row[column] for column in kept) for row in rows]
