@@ -20,6 +20,7 @@ from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
 from runner.daemon.health import HEALTH_SECONDS, Health
+from runner.daemon.metrics import Metrics
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.settings_watch import SettingsWatch
@@ -125,8 +126,9 @@ class Daemon:
         self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
         self._counts_before = self.ledger.counts()
         self.scheduler = Scheduler(spool)
-        self.writer = Writer(spool, Pages(spool), self._written)
-        self.worker = Worker(spool, self.scheduler, self.executor, self.writer)
+        self.metrics = Metrics()
+        self.writer = Writer(spool, Pages(spool), self.metrics, self._written)
+        self.worker = Worker(spool, self.scheduler, self.executor, self.writer, self.metrics)
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
@@ -134,7 +136,7 @@ class Daemon:
         self.telling = Telling(spool)
         self._health = Health(
             spool, self.worker, self.executor, self.intake, self._settings, self.telling,
-            self.writer.metrics,
+            self.metrics,
         )  # fmt: skip
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):

@@ -52,14 +52,15 @@ class _Group:
 class Writer:
     """The writer thread of one spool; `on_change` is called there after each group."""
 
-    def __init__(self, spool: Spool, pages: Pages, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, spool: Spool, pages: Pages, metrics: Metrics, on_change: Callable[[], None]
+    ) -> None:
         self._outbox = spool.outbox
         self._pages = pages
         self._recorder = Recorder(spool.ledger)
         self._encoders = encoders()
-        self.metrics = Metrics()
-        self._images = ImageSaver(spool, pages, self._recorder, self.metrics)
-        self._ends = JobEnds(spool, pages, self._recorder, self.metrics)
+        self._images = ImageSaver(spool, pages, self._recorder, metrics)
+        self._ends = JobEnds(spool, pages, self._recorder, metrics)
         self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()

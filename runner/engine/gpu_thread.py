@@ -160,9 +160,9 @@ class GpuThread:
             answers = self._renderer.render_batch(tasks, sign, self._report)
         except Stopped:
             answers = [StoppedEarly(self._slot, task) for task in tasks]
-        except Exception:
-            # One of them may have failed, or all may be too large: each is tried alone.
-            log.info("%d images could not be made at once", len(tasks), exc_info=True)
+        except Exception:  # noqa: BLE001 one may have failed, or all be too large: each alone
+            said = _private(traceback.format_exc(), *tasks)
+            log.info("%d images could not be made at once:\n%s", len(tasks), said)
             return False
         if answers is None:
             return False
@@ -242,11 +242,12 @@ def _log_failure(housekeeping: Callable[[], object]) -> None:
         log.exception("housekeeping between images failed")
 
 
-def _private(text: str, task: ImageTask) -> str:
-    """A message without the prompt and the paths of the input images."""
-    paths = [str(image.path) for images in task.inputs.values() for image in images]
-    for secret in filter(None, [task.prompt, *paths]):
-        text = text.replace(secret, "…")
+def _private(text: str, *tasks: ImageTask) -> str:
+    """A message without the prompts and the paths of the input images."""
+    for task in tasks:
+        paths = [str(image.path) for images in task.inputs.values() for image in images]
+        for secret in filter(None, [task.prompt, task.options.get("negative_prompt"), *paths]):
+            text = text.replace(secret, "…")
     return text
 
 
