@@ -85,7 +85,7 @@ def log_to_file(data: Path) -> None:
 def log_to_parent(tell: Callable[[logging.LogRecord], None]) -> None:
     """Have log records, made so that they can be pickled, told to the process that logs them."""
     handler = QueueHandler(SimpleQueue())
-    handler.enqueue = tell  # type: ignore[method-assign]
+    handler.enqueue = tell  # type: ignore[assignment, method-assign]
     logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(_level())
     logging.getLogger("runner").setLevel(logging.INFO)

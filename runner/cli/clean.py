@@ -18,7 +18,7 @@ from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
 from runner.files import is_folder, is_there
-from runner.retention import Job, Limits, bytes_of, choose, needs_of, remove, statuses, survey
+from runner.retention import Job, Limits, bytes_of, choose, remove, survey
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
@@ -54,7 +54,7 @@ def run_clean(options: argparse.Namespace) -> int:
         limits = Limits(age, keep)
     elif not home.settings.retention:
         raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
-    chosen = choose(filter(None, survey(home, limits, tell)), limits)
+    chosen = choose(survey(home, limits, tell), limits)
     chosen = [replace(job, bytes=bytes_of(home, job.id)) for job in chosen]
     if not options.json:
         for job in chosen:
@@ -107,8 +107,7 @@ def _amount(
 
 def _remove(home: Home, jobs: list[Job]) -> list[str]:
     """Remove the jobs; a message for each that is left."""
-    needed = (needs_of(home, status) for status in statuses(home, tell=tell, unread=True))
-    left = [*filter(None, remove(home, Disk(home.outbox), jobs, lambda: needed))]
+    left = remove(home, Disk(home.outbox), jobs)
     write_outbox_page(home)
     return left
 

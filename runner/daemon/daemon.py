@@ -132,7 +132,8 @@ class Daemon:
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
+        self._settings = SettingsWatch(home)
+        self._tidying = Tidying(spool, self.writer, self._is_idle)
         self.telling = Telling(spool)
         self._health = Health(
             spool, self.worker, self.executor, self.intake, self._settings, self.telling,
@@ -160,6 +161,7 @@ class Daemon:
             self.executor.close()
             # A load cannot be cut short: its image has been answered only now.
             self._let_jobs_go()
+        self._tidying.close()
         self.writer.close()
         self._health.write("stopping")
         self._look_for_events()
@@ -294,22 +296,25 @@ class Daemon:
             self.home.places.tend_marks()
             try:
                 name_quarantined(self.spool)
-                if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
+                if self.worker.exit_code is None and self._is_idle():
                     recover_running(self.spool)
                     self.ledger.shrink()
-                    self._tidying.step()
+                    self._tidying.look()
             except (OSError, FluxdropError) as error:
                 self._log_once.failed(error)
             self._publish_unpublished()
             self.writer.tend_pages()
-            self._settings.look(idle=self.worker.idle and self.writer.is_idle)
+            self._settings.look(idle=self._is_idle())
             self._release_idle_models()
             self._health.write(self._state())
             self._look_for_events()
 
     def _look_for_events(self) -> None:
-        idle = self.worker.idle and self.writer.is_idle and not self.intake.unsettled
+        idle = self._is_idle() and not self.intake.unsettled
         self.telling.look(self.worker.hold, self.executor.slots(), is_idle=idle)
+
+    def _is_idle(self) -> bool:
+        return self.worker.idle and self.writer.is_idle
 
     def _hold(self) -> Hold | None:
         """Why no image may begin now, or None."""
@@ -376,7 +381,7 @@ class Daemon:
 
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
         unsettled = self.intake.unsettled or self.intake.controls.forgetting
-        if unsettled or not (self.writer.is_idle and self.worker.idle):
+        if unsettled or not self._is_idle():
             return False
         hold = self.worker.hold
         if hold is not None and not (hold.passes and (wait_for_hours or hold.lent)):

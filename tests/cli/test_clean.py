@@ -47,7 +47,7 @@ def used(here: Here) -> Here:
 
 def finished(home: Home) -> list[Job]:
     limits = Limits(size=0)
-    return choose(filter(None, survey(home, limits, print)), limits)
+    return choose(survey(home, limits, print), limits)
 
 
 def known(home: Path) -> set[str]:
