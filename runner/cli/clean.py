@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from runner import client, reading
+from runner import client
 from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
@@ -130,7 +130,6 @@ def _forget_here(home: Home) -> list[str]:
     from runner.spool.disk.locks import home_lock
     from runner.spool.inbox.forgetting import forget_gone
     from runner.spool.startup.opening import open_spool
-    from runner.spool.store.outbox import to_json
 
     if not is_there(home.data / "ledger.sqlite"):
         return []
@@ -147,12 +146,6 @@ def _forget_here(home: Home) -> list[str]:
                 (home.inbox / CLEAN_NAME).unlink()
             for _ in forget_gone(spool):
                 pass
-            if health := reading.health(home.health):
-                # `status` shows it until the next runner writes its own.
-                recent = [job for job in health["recent"] if spool.ledger.newest(job["id"])]
-                counts = spool.ledger.counts()
-                health |= {"state": "stopping", "counts": counts, "recent": recent}
-                disk.replace(home.health, to_json(health))
             try:
                 spool.ledger.shrink(whole=True)
             except (FluxdropError, OSError) as error:

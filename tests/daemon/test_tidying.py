@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -62,10 +63,10 @@ def test_a_removal_waits_while_the_runner_works_and_ends_with_it(
     monkeypatch.setattr("runner.daemon.daemon.HEALTH_SECONDS", 0.05)
     spool.drop("stays.yaml")
     spool.end("stays")
-    asked: list[int] = []
-    monkeypatch.setattr(daemon_of(spool)._tidying, "_is_idle", lambda: bool(asked.append(1)))
+    asked = itertools.count()
+    monkeypatch.setattr(daemon_of(spool)._tidying, "_is_idle", lambda: next(asked) < 0)
     keep_only(spool, count=0)
-    spool.until(lambda: len(asked) > 1)
+    spool.until(lambda: next(asked) > 2)
     assert "tidying" in daemon_of(spool).home.threads.still()
     spool.restart()
     assert spool.home.job("stays").exists()
