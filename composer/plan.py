@@ -222,11 +222,9 @@ def make_plan(
     """
     selected: Mapping[str, Any] = spec.get("compose", {})
     pack = read_pack(prompts, str(selected["pack"])) if selected else _NO_PACK
-    columns = set(table.columns) if table else set()
     making = _Making(
-        spec, pack, parse_terms(forbidden), languages, dict(settings or {}), model_defaults, table,
-        frozenset(columns if columns.isdisjoint(SEEDS) else columns.union(SEEDS)),
-    )  # fmt: skip
+        spec, pack, parse_terms(forbidden), languages, dict(settings or {}), model_defaults, table
+    )
     rows = [*making.select()]
     by_seed = any(expansion.by_seed for expansion in making.expansions.values())
     for expansion in making.expansions.values():
@@ -241,7 +239,7 @@ def make_plan(
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
     model = pack.defaults.get("model", making.settings.get("model"))
     tokens = count_tokens(entries, spec, model, model_defaults)
-    told = chain.from_iterable(each.warnings(texts) for each, texts in making.texts.items())
+    told = chain.from_iterable(each.warnings() for each in making.expansions.values())
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
@@ -280,20 +278,20 @@ class _Making:
     settings: dict[str, Any]
     model_defaults: ModelDefaults
     table: Table | None
-    columns: frozenset[str]
-    """Those of the table; all fields for seeds, where it has one of them."""
     skipped: dict[Skipped, None] = field(default_factory=dict)
     dropped: dict[Fault, None] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     by_key: dict[str, Entry] = field(default_factory=dict)
     duplicates: list[tuple[Entry, Entry]] = field(default_factory=list)
     expansions: dict[str, Expansion] = field(default_factory=dict)
-    texts: dict[Expansion, list[Assembled]] = field(default_factory=dict)
 
-    @property
-    def rest(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        columns = frozenset(self.table.columns if self.table else ())
+        self.own_seeded = not columns.isdisjoint(SEEDS)
+        self.columns = columns.union(SEEDS if self.own_seeded else ())
+        """Those of the table; all fields for seeds, where it has one of them."""
+        self.rest = {key: value for key, value in self.spec.items() if key not in self.columns}
         """The spec without the fields that are columns."""
-        return {key: value for key, value in self.spec.items() if key not in self.columns}
 
     def select(self) -> Iterator[tuple[Row, Expansion | None]]:
         """The rows that can be made, each with what it selects of the pack; equal ones share it."""
@@ -306,7 +304,6 @@ class _Making:
                 if self.pack.id and key not in self.expansions:
                     choice = choose(self.pack, named)
                     made = self.expansions[key] = Expansion(self.pack, choice, named, wildcards)
-                    self.texts[made] = []
                     self.skipped |= dict.fromkeys(made.skipped)
                 yield row, self.expansions.get(key)
             except SpecInvalid as error:
@@ -314,12 +311,12 @@ class _Making:
 
     def make(self, rows: Iterable[tuple[Row, Expansion | None]]) -> None:
         """Make the entries of the rows in order. Raises SpecInvalid before they are too many."""
-        rest, own_seeded, total = self.rest, not self.columns.isdisjoint(SEEDS), 0
+        total = 0
         for row, expansion in rows:
             of_row = over(self.spec, row.fields)
             prompts_of = expansion.count() if expansion else 1
-            total += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
-            expand.count(rest, total)
+            total += prompts_of * (expand.seeds_each(of_row) if self.own_seeded else 1)
+            expand.count(self.rest, total)
             own = {key: value for key, value in of_row.items() if key in self.columns}
             where = ""
             if self.table:
@@ -362,7 +359,7 @@ class _Making:
                 if parts not in composed:
                     composed[parts] = compose(self.pack, parts, self.terms, self.languages)
                 assembled, report = composed[parts]
-                self.texts[expansion].append(assembled)
+                expansion.assembled.append(assembled)
                 yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
 
     def leave_out(self, entries: Iterable[Entry]) -> None:
