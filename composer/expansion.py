@@ -158,9 +158,8 @@ class Expansion:
         yield from self._notes
         if "base" in vars(self):
             yield "no seed is given: every time other seeds are drawn, and with them other prompts"
-        yield from (
-            text for each in self.assembled for text in each.warnings(expanded=self._expanded)
-        )
+        for each in self.assembled:
+            yield from each.warnings(expanded=self._expanded)
 
     def _combinations(self, skipped: list[Skipped]) -> Iterator[Parts]:
         for each in self._choice.combinations(self._pack):

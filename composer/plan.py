@@ -48,8 +48,6 @@ ORIGIN = frozenset({
 
 _LISTED = 100
 _LONG = 500
-_Prompt = tuple[str, str | None, Assembled, Report, Mapping[str, Any]]
-"""Subject, variable, prompt, audit and spec fields."""
 _NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables={})
 
 
@@ -318,19 +316,18 @@ class _Making:
             total += prompts_of * (expand.seeds_each(of_row) if self.own_seeded else 1)
             expand.count(self.rest, total)
             own = {key: value for key, value in of_row.items() if key in self.columns}
-            where = ""
+            origin: tuple[Row | None, str] = (None, "")
             if self.table:
-                where = self.table.where(row.number, "" if expansion else "prompt")
+                origin = row, self.table.where(row.number, "" if expansion else "prompt")
             found: list[Skipped] = []
             if expansion:
-                made = [*self._of_pack(expansion, own, found)]
+                made = [*self._of_pack(expansion, own, origin, found)]
             else:
                 # That of the spec is audited once, by itself.
                 report = audit(row.fields.get("prompt", ""), self.terms, (), self.languages)
                 prompt = Assembled(str(of_row.get("prompt", "")), (), self.pack.max_chars)
-                made = [("", None, prompt, report, own)]
-            for each in made:
-                entry = Entry(*each, row if self.table else None, where)
+                made = [Entry("", None, prompt, report, own, *origin)]
+            for entry in made:
                 first = self.by_key.setdefault(duplicate_key(entry), entry)
                 if first is not entry:
                     self.duplicates.append((entry, first))
@@ -341,8 +338,9 @@ class _Making:
                 self.skipped |= dict.fromkeys(found)
 
     def _of_pack(
-        self, expansion: Expansion, own: Mapping[str, Any], found: list[Skipped]
-    ) -> Iterator[_Prompt]:
+        self, expansion: Expansion, own: Mapping[str, Any], origin: tuple[Row | None, str],
+        found: list[Skipped],
+    ) -> Iterator[Entry]:  # fmt: skip
         """The prompts of a selection, each text audited once; adds to `found` what is left out."""
         for combination in expansion.prompts(found):
             subject, variable = combination.subject, combination.variable
@@ -360,7 +358,8 @@ class _Making:
                     composed[parts] = compose(self.pack, parts, self.terms, self.languages)
                 assembled, report = composed[parts]
                 expansion.assembled.append(assembled)
-                yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
+                fields = {"prompt": assembled.prompt, **fields}
+                yield Entry(subject.name, name, assembled, report, fields, *origin)
 
     def leave_out(self, entries: Iterable[Entry]) -> None:
         """List the entries that are forbidden or too long, and their rows."""

@@ -45,9 +45,7 @@ class _Json(logging.Formatter):
 
 class _File(RotatingFileHandler):
     def doRollover(self) -> None:
-        if self.stream:
-            self.stream.close()
-            self.stream = None
+        self.close()
         file = self.baseFilename
         with suppress(OSError):
             # First: on Windows none that another reads gets another name, and it goes on.

@@ -32,7 +32,6 @@ _ASIDE = ".removing-"
 _PATIENCE = 5.0
 _COARSE_SECONDS = 3.0
 _DAY, _GB = 86_400, 10**9
-_UNREAD = "unread"
 _Tell = Callable[[str], object]
 _Pause = Callable[[], object]
 # The folders of a path: a spec need not be one that can be read.
@@ -87,7 +86,7 @@ def statuses(
     for name in names_in(home.outbox) if names is None else names:
         file = home.outbox / name / "status.json"
         # It may be running.
-        status = {"state": _UNREAD, "id": name} if unread else None
+        status = {"state": "unread", "id": name} if unread else None
         with leaving_out(file, tell):
             status = reading.status(file)
         if status is not None and status["id"] == name:
@@ -176,8 +175,7 @@ def _needed(home: Home) -> Iterator[set[str]]:
             new = {*names_in(home.outbox)} - known
             for status in statuses(home, sorted(new), tell=lambda told: None, unread=True):
                 needed |= _needs_of(home, status)
-                if status["state"] != _UNREAD:
-                    known.add(status["id"])
+                known.add(status["id"])
         yield needed
 
 

@@ -18,7 +18,7 @@ from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
 from runner.files import is_folder, is_there
-from runner.retention import Job, Limits, bytes_of, choose, remove, survey
+from runner.retention import Limits, bytes_of, choose, remove, survey
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
@@ -64,7 +64,11 @@ def run_clean(options: argparse.Namespace) -> int:
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
     # With `--yes` also what is gone already, removed by hand or by one that was interrupted.
-    left = [*_remove(home, chosen), *forget(home)] if removed or options.yes else []
+    left: list[str] = []
+    if removed or options.yes:
+        left += remove(home, Disk(home.outbox), chosen)
+        write_outbox_page(home)
+        left += forget(home)
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
         print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
@@ -103,13 +107,6 @@ def _amount(
     if match is None:
         raise UsageProblem(f"{problem}, not {text!r}")
     return float(match[1]) * units[match[2].lower()]
-
-
-def _remove(home: Home, jobs: list[Job]) -> list[str]:
-    """Remove the jobs; a message for each that is left."""
-    left = remove(home, Disk(home.outbox), jobs)
-    write_outbox_page(home)
-    return left
 
 
 def forget(home: Home) -> list[str]:

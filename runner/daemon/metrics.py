@@ -60,7 +60,7 @@ class Metrics:
         ):
             for each in product(*values):
                 self._of[name].labels(*each)
-        self._moved()
+        self._of["last_activity_timestamp_seconds"].set(now())
         self._phases: dict[str, tuple[Phase, float]] = {}
         """What each slot does, and when that was last heard."""
         self._passed: defaultdict[str, set[Phase]] = defaultdict(set)
@@ -92,7 +92,7 @@ class Metrics:
     def over(self, record: Record, result: str, count: int = 1) -> None:
         """Count images of a job that are over."""
         self._of["images"].labels(record.kind, result).inc(count)
-        self._moved()
+        self._of["last_activity_timestamp_seconds"].set(now())
 
     def text(self, health: RunnerHealth, faults: int) -> bytes:
         """All of it, with what the health file says and so many faults."""
@@ -126,6 +126,3 @@ class Metrics:
             return []
 
         server.set_app(guarded)
-
-    def _moved(self) -> None:
-        self._of["last_activity_timestamp_seconds"].set(now())

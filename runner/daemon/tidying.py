@@ -28,13 +28,10 @@ class Tidying:
 
     def __init__(self, spool: Spool, writer: Writer, is_idle: Callable[[], bool]) -> None:
         self._spool, self._writer, self._home = spool, writer, spool.home
-        self._is_idle = is_idle
-        self._limits = Limits()
-        self._due = 0.0
+        self._is_idle, self._limits, self._due = is_idle, Limits(), 0.0
         # A runner that was killed may have left a removal half done.
         self._is_done = False
-        self._closing = Event()
-        self._thread = Thread()
+        self._closing, self._thread = Event(), Thread()
 
     def look(self) -> None:
         """Begin a removal, where the setting asks for it and the last was half an hour ago."""
@@ -54,8 +51,7 @@ class Tidying:
     def _run(self, limits: Limits) -> None:
         pause = partial(self._pause, limits)
         try:
-            chosen = choose(survey(self._home, limits, log.warning, pause), limits)
-            if chosen:
+            if chosen := choose(survey(self._home, limits, log.warning, pause), limits):
                 log.info("removing %d finished jobs, as the setting `retention` says", len(chosen))
                 self._is_done = False
             if not self._is_done:
@@ -64,10 +60,8 @@ class Tidying:
                 self._writer.tend_pages(changed=True)
                 client.clean(self._home)
                 self._is_done = True
-        except Stopped:
-            pass
         except (OSError, FluxdropError) as error:
-            log.error("removing finished jobs: %s", error)
+            log.warning("not all finished jobs are removed yet: %s", error)
 
     def _pause(self, limits: Limits) -> None:
         """Wait until the runner is idle. Raises Stopped where it ends, or the limits changed."""
@@ -75,4 +69,4 @@ class Tidying:
         while not (self._closing.wait(_TURN_SECONDS) or self._is_idle()):
             self._closing.wait(_BUSY_SECONDS)
         if self._closing.is_set() or Limits.of(self._home.settings.retention) != limits:
-            raise Stopped("the removal is broken off")
+            raise Stopped("the runner ends, or the setting `retention` has changed")

@@ -17,7 +17,7 @@ from runner import client, reading
 from runner.cli import clean
 from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
-from runner.retention import Job, Limits, choose, survey
+from runner.retention import Job, Limits, choose, remove, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import home_lock
@@ -166,7 +166,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
 ) -> None:
     """Seen red: the gallery's rows of the folder that had left its name stayed for ever."""
     used("gallery", "rebuild")
-    left = 2 if at == "the folder" else 0
+    left, home = 2 if at == "the folder" else 0, Home(used.home)
 
     def killed(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -174,7 +174,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(*((Gallery, "remove") if at == "the gallery" else (shutil, "rmtree")), killed)
         with pytest.raises(KeyboardInterrupt):
-            clean._remove(Home(used.home), finished(Home(used.home)))
+            remove(home, Disk(home.outbox), finished(home))
     assert bool(list((used.home / "outbox").glob(".removing-*"))) is (at == "the folder")
     used("clean", "--older-than", "7d", "--yes")
     assert not list((used.home / "outbox").glob(".removing-*"))
@@ -185,7 +185,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
 def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
     used: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget = Ledger.forget
+    forget, home = Ledger.forget, Home(used.home)
 
     def killed(ledger: Ledger, *seqs: int, seen: bool = False) -> None:
         if len(known(used.home)) == 2:
@@ -196,8 +196,8 @@ def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
         patch.setattr(forgetting, "_JOBS", 1)
         patch.setattr(Ledger, "forget", killed)
         with pytest.raises(KeyboardInterrupt):
-            clean._remove(Home(used.home), finished(Home(used.home)))
-            clean.forget(Home(used.home))
+            remove(home, Disk(home.outbox), finished(home))
+            clean.forget(home)
     assert len(known(used.home)) == 2
     assert used("clean", "--older-than", "7d", "--yes").code == 0 and known(used.home) == set()
 
