@@ -5,7 +5,6 @@ The health file's writer puts it into `data/metrics.prom`, for node_exporter's t
 and decides nothing. Counters begin at 0 with each process, as Prometheus expects.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any
@@ -61,25 +60,22 @@ class Metrics:
             for each in product(*values):
                 self._of[name].labels(*each)
         self._of["last_activity_timestamp_seconds"].set(now())
-        self._phases: dict[str, tuple[Phase, float]] = {}
-        """What each slot does, and when that was last heard."""
-        self._passed: defaultdict[str, set[Phase]] = defaultdict(set)
-        """The phases of each slot's image so far."""
+        self._heard: dict[str, tuple[Phase, float, frozenset[Phase]]] = {}
+        """What each slot does, when that was last heard, and the phases of its image so far."""
 
     def heard(self, event: Event, moment: float) -> None:
         """Count an event of the executor, heard at this moment of the awake clock."""
         if isinstance(event, Woken | CancelAsked):
             return
-        if before := self._phases.pop(event.slot, None):
-            self.spent(before[0], moment - before[1])
+        passed = frozenset[Phase]()
+        if before := self._heard.pop(event.slot, None):
+            phase, since, passed = before
+            self.spent(phase, moment - since)
         if isinstance(event, Progressed):
-            self._phases[event.slot] = event.phase, moment
-            self._passed[event.slot].add(event.phase)
+            self._heard[event.slot] = event.phase, moment, passed | {event.phase}
             if event.phase == Phase.LOADING and not event.steps:
                 self._of["loads"].labels(event.task.model).inc()
-            return
-        passed = self._passed.pop(event.slot, set())
-        if isinstance(event, Rendered):
+        elif isinstance(event, Rendered):
             for cache, phase in _CACHES.items():
                 self._of["cache"].labels(cache, "miss" if phase in passed else "hit").inc()
         elif isinstance(event, SlotLost):

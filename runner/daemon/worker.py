@@ -348,8 +348,8 @@ class Worker:
         """Give the free slots their next images."""
         ready = sum(slot.state == SlotState.READY for slot in slots)
         notes = {slot.name: slot.note for slot in slots if slot.note}
-        for name in notes.keys() - {n for n, note in self._notes.items() if notes.get(n) == note}:
-            log.warning("the slot %s: %s", name, notes[name])
+        for told in notes.items() - self._notes.items():
+            log.warning("the slot %s: %s", *told)
         self._notes = notes
         again = True
         # The writer wakes the worker when it has written some.

@@ -8,7 +8,7 @@ first, `running`, is written before any end. Decides nothing about a job.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -206,12 +206,10 @@ class Writer:
             if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
         }
 
-    def _write_statuses(self, due: Sequence[tuple[int, Progress | None]]) -> None:
-        self._outbox.write_statuses(dict(due))
-
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
         steps = [lambda: self._images.save(group.images), *group.changes]
-        steps.append(lambda: self._recorder.all_or_each(self._write_statuses, [*due.items()]))
+        write = self._outbox.write_statuses
+        steps.append(lambda: self._recorder.all_or_each(lambda d: write(dict(d)), [*due.items()]))
         steps += group.others
         steps.append(lambda: self._ends.end(group.ended))
         steps.append(lambda: self._ends.publish(group.unpublished))

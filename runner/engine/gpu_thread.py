@@ -26,7 +26,7 @@ from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
-from runner.executor import OWN_SLOT, Event, Failed, Slot, StoppedEarly
+from runner.executor import OWN_SLOT, Event, Failed, Progressed, Slot, StoppedEarly
 from runner.settings import Home
 from runner.task import ImageTask
 from runner.threads import Threads
@@ -172,22 +172,19 @@ class GpuThread:
             self.events.put(answer)
         return True
 
-    def _report(self, event: Event) -> None:
+    def _report(self, event: Progressed) -> None:
         self._threads.moved(self._slot)
         self.events.put(event)
-
-    def _report_slowly(self, event: Event) -> None:
-        """Report progress and let it be recorded before what follows may end the process."""
-        self._report(event)
-        time.sleep(0.02)
+        if event.task.suspect:
+            # It is to be recorded before what follows may end the process.
+            time.sleep(0.02)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
         try:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            report = self._report_slowly if task.suspect else self._report
-            return self._renderer.render(task, sign, report)
+            return self._renderer.render(task, sign, self._report)
         except Stopped:
             return StoppedEarly(self._slot, task)
         except JobFailed as error:
