@@ -47,6 +47,8 @@ class Expansion:
         self._notes = [f"{part}s: `all` is the one of that name: `'*'` is all" for part in parts]
         mode = selected.get("choices", pack.choices)
         self._expanded = bool(mode)
+        self.assembled: list[Assembled] = []
+        """The prompts that were made of it."""
         self._texts: dict[str, Text] = {}
         self._expander = Expander(wildcards.options)
         has_choices = self._expanded and self._parse(wildcards, selected)
@@ -151,12 +153,13 @@ class Expansion:
         """The first seed where the spec has none, drawn once."""
         return expand.draw_base(expand.MAX_IMAGES)
 
-    def warnings(self, prompts: Iterable[Assembled]) -> Iterator[str]:
+    def warnings(self) -> Iterator[str]:
         """Those of the prompts and the selection, and that seeds were drawn for them."""
         yield from self._notes
         if "base" in vars(self):
             yield "no seed is given: every time other seeds are drawn, and with them other prompts"
-        yield from (text for each in prompts for text in each.warnings(expanded=self._expanded))
+        for each in self.assembled:
+            yield from each.warnings(expanded=self._expanded)
 
     def _combinations(self, skipped: list[Skipped]) -> Iterator[Parts]:
         for each in self._choice.combinations(self._pack):

@@ -48,8 +48,6 @@ ORIGIN = frozenset({
 
 _LISTED = 100
 _LONG = 500
-_Prompt = tuple[str, str | None, Assembled, Report, Mapping[str, Any]]
-"""Subject, variable, prompt, audit and spec fields."""
 _NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables={})
 
 
@@ -222,11 +220,9 @@ def make_plan(
     """
     selected: Mapping[str, Any] = spec.get("compose", {})
     pack = read_pack(prompts, str(selected["pack"])) if selected else _NO_PACK
-    columns = set(table.columns) if table else set()
     making = _Making(
-        spec, pack, parse_terms(forbidden), languages, dict(settings or {}), model_defaults, table,
-        frozenset(columns if columns.isdisjoint(SEEDS) else columns.union(SEEDS)),
-    )  # fmt: skip
+        spec, pack, parse_terms(forbidden), languages, dict(settings or {}), model_defaults, table
+    )
     rows = [*making.select()]
     by_seed = any(expansion.by_seed for expansion in making.expansions.values())
     for expansion in making.expansions.values():
@@ -241,7 +237,7 @@ def make_plan(
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
     model = pack.defaults.get("model", making.settings.get("model"))
     tokens = count_tokens(entries, spec, model, model_defaults)
-    told = chain.from_iterable(each.warnings(texts) for each, texts in making.texts.items())
+    told = chain.from_iterable(each.warnings() for each in making.expansions.values())
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
@@ -280,20 +276,20 @@ class _Making:
     settings: dict[str, Any]
     model_defaults: ModelDefaults
     table: Table | None
-    columns: frozenset[str]
-    """Those of the table; all fields for seeds, where it has one of them."""
     skipped: dict[Skipped, None] = field(default_factory=dict)
     dropped: dict[Fault, None] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     by_key: dict[str, Entry] = field(default_factory=dict)
     duplicates: list[tuple[Entry, Entry]] = field(default_factory=list)
     expansions: dict[str, Expansion] = field(default_factory=dict)
-    texts: dict[Expansion, list[Assembled]] = field(default_factory=dict)
 
-    @property
-    def rest(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        columns = frozenset(self.table.columns if self.table else ())
+        self.own_seeded = not columns.isdisjoint(SEEDS)
+        self.columns = columns.union(SEEDS if self.own_seeded else ())
+        """Those of the table; all fields for seeds, where it has one of them."""
+        self.rest = {key: value for key, value in self.spec.items() if key not in self.columns}
         """The spec without the fields that are columns."""
-        return {key: value for key, value in self.spec.items() if key not in self.columns}
 
     def select(self) -> Iterator[tuple[Row, Expansion | None]]:
         """The rows that can be made, each with what it selects of the pack; equal ones share it."""
@@ -306,7 +302,6 @@ class _Making:
                 if self.pack.id and key not in self.expansions:
                     choice = choose(self.pack, named)
                     made = self.expansions[key] = Expansion(self.pack, choice, named, wildcards)
-                    self.texts[made] = []
                     self.skipped |= dict.fromkeys(made.skipped)
                 yield row, self.expansions.get(key)
             except SpecInvalid as error:
@@ -314,26 +309,25 @@ class _Making:
 
     def make(self, rows: Iterable[tuple[Row, Expansion | None]]) -> None:
         """Make the entries of the rows in order. Raises SpecInvalid before they are too many."""
-        rest, own_seeded, total = self.rest, not self.columns.isdisjoint(SEEDS), 0
+        total = 0
         for row, expansion in rows:
             of_row = over(self.spec, row.fields)
             prompts_of = expansion.count() if expansion else 1
-            total += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
-            expand.count(rest, total)
+            total += prompts_of * (expand.seeds_each(of_row) if self.own_seeded else 1)
+            expand.count(self.rest, total)
             own = {key: value for key, value in of_row.items() if key in self.columns}
-            where = ""
+            origin: tuple[Row | None, str] = (None, "")
             if self.table:
-                where = self.table.where(row.number, "" if expansion else "prompt")
+                origin = row, self.table.where(row.number, "" if expansion else "prompt")
             found: list[Skipped] = []
             if expansion:
-                made = [*self._of_pack(expansion, own, found)]
+                made = [*self._of_pack(expansion, own, origin, found)]
             else:
                 # That of the spec is audited once, by itself.
                 report = audit(row.fields.get("prompt", ""), self.terms, (), self.languages)
                 prompt = Assembled(str(of_row.get("prompt", "")), (), self.pack.max_chars)
-                made = [("", None, prompt, report, own)]
-            for each in made:
-                entry = Entry(*each, row if self.table else None, where)
+                made = [Entry("", None, prompt, report, own, *origin)]
+            for entry in made:
                 first = self.by_key.setdefault(duplicate_key(entry), entry)
                 if first is not entry:
                     self.duplicates.append((entry, first))
@@ -344,8 +338,9 @@ class _Making:
                 self.skipped |= dict.fromkeys(found)
 
     def _of_pack(
-        self, expansion: Expansion, own: Mapping[str, Any], found: list[Skipped]
-    ) -> Iterator[_Prompt]:
+        self, expansion: Expansion, own: Mapping[str, Any], origin: tuple[Row | None, str],
+        found: list[Skipped],
+    ) -> Iterator[Entry]:  # fmt: skip
         """The prompts of a selection, each text audited once; adds to `found` what is left out."""
         for combination in expansion.prompts(found):
             subject, variable = combination.subject, combination.variable
@@ -362,8 +357,9 @@ class _Making:
                 if parts not in composed:
                     composed[parts] = compose(self.pack, parts, self.terms, self.languages)
                 assembled, report = composed[parts]
-                self.texts[expansion].append(assembled)
-                yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
+                expansion.assembled.append(assembled)
+                fields = {"prompt": assembled.prompt, **fields}
+                yield Entry(subject.name, name, assembled, report, fields, *origin)
 
     def leave_out(self, entries: Iterable[Entry]) -> None:
         """List the entries that are forbidden or too long, and their rows."""

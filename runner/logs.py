@@ -9,10 +9,10 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import QueueHandler, RotatingFileHandler
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from queue import SimpleQueue
 
 from runner.clock import timestamp
 from runner.terminal import escaped, on_one_line
@@ -43,9 +43,25 @@ class _Json(logging.Formatter):
         return json.dumps(told)
 
 
+class _File(RotatingFileHandler):
+    def doRollover(self) -> None:
+        self.close()
+        file = self.baseFilename
+        with suppress(OSError):
+            # First: on Windows none that another reads gets another name, and it goes on.
+            os.replace(file, f"{file}.0")
+            for number in reversed(range(_OLDER)):
+                with suppress(FileNotFoundError):
+                    os.replace(f"{file}.{number}", f"{file}.{number + 1}")
+
+
+def _level() -> int:
+    return logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+
+
 def log_to_stderr() -> None:
     """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
-    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    level = _level()
     handler = logging.StreamHandler()
     handler.setFormatter(_Harmless("%(asctime)s %(name)s: %(message)s"))
     handler.addFilter(lambda each: each.levelno >= level or each.name in _SHOWN)
@@ -56,7 +72,7 @@ def log_to_file(data: Path) -> None:
     """Send log records to the file in this folder, too, ours from INFO on."""
     file = data / FILE
     file.parent.mkdir(exist_ok=True)
-    handler = RotatingFileHandler(file, "a", _BYTES, _OLDER, encoding="utf-8", delay=True)
+    handler = _File(file, "a", _BYTES, encoding="utf-8", delay=True)
     handler.setFormatter(_Json())
     # A disk without room costs lines, and must not fill standard error.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
@@ -64,8 +80,10 @@ def log_to_file(data: Path) -> None:
     logging.getLogger("runner").setLevel(logging.INFO)
 
 
-def log_to_parent(tell: Callable[[logging.LogRecord], object]) -> None:
+def log_to_parent(tell: Callable[[logging.LogRecord], None]) -> None:
     """Have log records, made so that they can be pickled, told to the process that logs them."""
-    queue: Any = SimpleNamespace(put_nowait=tell)
-    logging.getLogger().addHandler(QueueHandler(queue))
+    handler = QueueHandler(SimpleQueue())
+    handler.enqueue = tell  # type: ignore[assignment, method-assign]
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(_level())
     logging.getLogger("runner").setLevel(logging.INFO)

@@ -1,14 +1,14 @@
-"""Which finished jobs may be removed from the outbox, and their removal, both a step at a time.
+"""Which finished jobs may be removed from the outbox, and their removal.
 
-Whole jobs, rejected ones first, then the oldest. Holds one status at a time. Never touches jobs
-that are queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet),
-nor those that a spec in the inbox or of an unfinished job names by a path, nor what is not the
-folder of a job.
+Before each job `pause` is called, which may wait, or raise to break off. Whole jobs, rejected ones
+first, then the oldest. Holds one status at a time. Never touches jobs that are queued, running or
+kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor those that a spec in the
+inbox or of an unfinished job names by a path, nor what is not the folder of a job.
 """
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +30,10 @@ from specs.times import parse_moment
 _ASIDE = ".removing-"
 # Another process may write the gallery's index.
 _PATIENCE = 5.0
+_COARSE_SECONDS = 3.0
 _DAY, _GB = 86_400, 10**9
+_Tell = Callable[[str], object]
+_Pause = Callable[[], object]
 # The folders of a path: a spec need not be one that can be read.
 _FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
 
@@ -73,7 +76,7 @@ def statuses(
     home: Home,
     names: Iterable[str] | None = None,
     *,
-    tell: Callable[[str], object],
+    tell: _Tell,
     unread: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The statuses of these jobs, or of all, whose folders are in the outbox.
@@ -90,25 +93,24 @@ def statuses(
             yield status
 
 
-def survey(home: Home, limits: Limits, tell: Callable[[str], object]) -> Iterator[Job | None]:
-    """The jobs that may go; None for a step that found none.
-
-    They have no bytes where no limit needs them.
-    """
-    found = []
+def survey(home: Home, limits: Limits, tell: _Tell, pause: _Pause = lambda: None) -> list[Job]:
+    """The jobs that may go; they have no bytes where no limit needs them."""
+    found, jobs = [], []
     to_keep = _asked_to_keep(home)
     # After the inbox: what has left it by now is a job.
     for status in statuses(home, tell=tell, unread=True):
-        to_keep |= needs_of(home, status)
+        pause()
+        to_keep |= _needs_of(home, status)
         with suppress(ValueError, KeyError):
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
             if status["state"] in limits.states and _may_go(status, to_keep):
                 found.append((status["id"], status["state"], ended.timestamp()))
-        yield None
     # Once more: one may be named by a job that came behind it.
     for job in found:
         if key_of(job[0]) not in to_keep:
-            yield Job(*job, 0 if limits.size is None else bytes_of(home, job[0]))
+            pause()
+            jobs.append(Job(*job, 0 if limits.size is None else bytes_of(home, job[0])))
+    return jobs
 
 
 def choose(jobs: Iterable[Job], limits: Limits) -> list[Job]:
@@ -126,26 +128,19 @@ def choose(jobs: Iterable[Job], limits: Limits) -> list[Job]:
     return chosen
 
 
-def remove(
-    home: Home, disk: Disk, jobs: Sequence[Job], needed: Callable[[], Iterable[set[str]]]
-) -> Iterator[str]:
-    """Delete the jobs' folders, and the gallery's rows of what is gone.
-
-    After each step a sentence for what is left, or "". `needed` gives what each job needs that is
-    not over and that it has not given before: folders, by their keys.
-    """
+def remove(home: Home, disk: Disk, jobs: Iterable[Job], pause: _Pause = lambda: None) -> list[str]:
+    """Delete the jobs' folders, and the gallery's rows of what is gone; why what is left is so."""
     for aside in paths_in(home.outbox, f"{_ASIDE}*"):  # left by one that was interrupted
         with suppress(OSError):
             disk.remove_tree(aside)
-    to_keep: set[str] = set()
+    left: list[str] = []
+    needed, to_keep = _needed(home), set[str]()
     for job in jobs:
+        pause()
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
         # First: what leaves the inbox meanwhile is a job by then, or a status that says `kept`.
         to_keep |= _asked_to_keep(home)
-        for each in needed():
-            to_keep |= each
-            yield ""
-        problem = ""
+        to_keep |= next(needed)
         try:
             # Since the list was made, another job may have taken the id of a rejected one.
             if _may_go(client.status(home, job.id), to_keep):
@@ -156,16 +151,32 @@ def remove(
             # Another process was here first.
             pass
         except OSError as error:
-            problem = f"{job.id} could not be removed: {error.strerror}"
-        yield problem
+            left.append(f"{job.id} could not be removed: {error.strerror}")
     gallery = Gallery(home.data / FOLDER, writing=True, patience=_PATIENCE)
     try:
-        for _ in () if gallery.missing else remove_gone(gallery, home.outbox):
-            yield ""
+        if not gallery.missing:
+            remove_gone(gallery, home.outbox, pause)
     except OSError as error:
-        yield f"the gallery still has pictures that are gone: {error}"
+        left.append(f"the gallery still has pictures that are gone: {error}")
     finally:
         gallery.close()
+    return left
+
+
+def _needed(home: Home) -> Iterator[set[str]]:
+    """At each look the folders that jobs need which are not over and have come since the last."""
+    known, changed = set[str](), -1.0
+    while True:
+        needed, before, changed = set[str](), changed, 0.0
+        with suppress(FileNotFoundError):
+            changed = os.stat(home.drops).st_mtime
+        # No job comes without a receipt, whose time may be a coarse one.
+        if changed != before or now() - changed < _COARSE_SECONDS:
+            new = {*names_in(home.outbox)} - known
+            for status in statuses(home, sorted(new), tell=lambda told: None, unread=True):
+                needed |= _needs_of(home, status)
+                known.add(status["id"])
+        yield needed
 
 
 def bytes_of(home: Home, job_id: str) -> int:
@@ -192,7 +203,7 @@ def _asked_to_keep(home: Home) -> set[str]:
     return asked.union(*(_folders_in(home.inbox / name) for name in names if is_spec(name)))
 
 
-def needs_of(home: Home, status: Mapping[str, Any]) -> set[str]:
+def _needs_of(home: Home, status: Mapping[str, Any]) -> set[str]:
     """The folders that have to stay for the job of a status; none where it is over."""
     if status["state"] in FINAL_STATES:
         return set()
@@ -201,6 +212,7 @@ def needs_of(home: Home, status: Mapping[str, Any]) -> set[str]:
 
 
 def _folders_in(spec: Path) -> set[str]:
+    """The folders in the paths of a spec."""
     try:
         return _folders_of(spec, os.lstat(spec).st_mtime_ns)
     except OSError as error:
@@ -212,13 +224,8 @@ def _folders_in(spec: Path) -> set[str]:
 
 @lru_cache(maxsize=4096)
 def _folders_of(spec: Path, modified: int) -> set[str]:
-    """The folders in one spec, read once: the inbox is looked at before each job goes."""
-    return folders_in(read_file(spec))
-
-
-def folders_in(spec: bytes) -> set[str]:
-    """The folders in the paths of a spec."""
-    return {key_of(name.decode()) for name in _FOLDER.findall(spec)}
+    """The same, read once: the inbox is looked at before each job goes."""
+    return {key_of(name.decode()) for name in _FOLDER.findall(read_file(spec))}
 
 
 def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from runner import client, reading
+from runner import client
 from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
 from runner.files import is_folder, is_there
-from runner.retention import Job, Limits, bytes_of, choose, needs_of, remove, statuses, survey
+from runner.retention import Limits, bytes_of, choose, remove, survey
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
@@ -56,7 +56,7 @@ def run_clean(options: argparse.Namespace) -> int:
         limits = Limits(age, float(size[1]) * _BYTES[size[2].lower()] if size else None)
     elif not home.settings.retention:
         raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
-    chosen = choose(filter(None, survey(home, limits, tell)), limits)
+    chosen = choose(survey(home, limits, tell), limits)
     chosen = [replace(job, bytes=bytes_of(home, job.id)) for job in chosen]
     if not options.json:
         for job in chosen:
@@ -66,7 +66,11 @@ def run_clean(options: argparse.Namespace) -> int:
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
     # With `--yes` also what is gone already, removed by hand or by one that was interrupted.
-    left = [*_remove(home, chosen), *forget(home)] if removed or options.yes else []
+    left: list[str] = []
+    if removed or options.yes:
+        left += remove(home, Disk(home.outbox), chosen)
+        write_outbox_page(home)
+        left += forget(home)
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
         print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
@@ -95,14 +99,6 @@ def _confirmed(summary: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _remove(home: Home, jobs: list[Job]) -> list[str]:
-    """Remove the jobs; a message for each that is left."""
-    needed = (needs_of(home, status) for status in statuses(home, tell=tell, unread=True))
-    left = [*filter(None, remove(home, Disk(home.outbox), jobs, lambda: needed))]
-    write_outbox_page(home)
-    return left
-
-
 def forget(home: Home) -> list[str]:
     """Have the runner forget what is gone, or do it here where none runs; why it is not done."""
     try:
@@ -121,7 +117,6 @@ def _forget_here(home: Home) -> list[str]:
     from runner.spool.disk.locks import home_lock
     from runner.spool.inbox.forgetting import forget_gone
     from runner.spool.startup.opening import open_spool
-    from runner.spool.store.outbox import to_json
 
     if not is_there(home.data / "ledger.sqlite"):
         return []
@@ -138,12 +133,6 @@ def _forget_here(home: Home) -> list[str]:
                 (home.inbox / CLEAN_NAME).unlink()
             for _ in forget_gone(spool):
                 pass
-            if health := reading.health(home.health):
-                # `status` shows it until the next runner writes its own.
-                recent = [job for job in health["recent"] if spool.ledger.newest(job["id"])]
-                counts = spool.ledger.counts()
-                health |= {"state": "stopping", "counts": counts, "recent": recent}
-                disk.replace(home.health, to_json(health))
             try:
                 spool.ledger.shrink(whole=True)
             except (FluxdropError, OSError) as error:

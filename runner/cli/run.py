@@ -113,7 +113,7 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
         # To the end: it takes seconds, and a terminal that is closed sends more than one signal.
         with opening as daemon, Board(home, daemon.newest_jobs, as_json=options.json) as board:
             if options.metrics is not None:
-                daemon.writer.metrics.serve(options.metrics)
+                daemon.metrics.serve(options.metrics)
             last = os.environ.get(exit_codes.LAST_END, "no other before it")
             log.info("the runner begins: process %d, %s", os.getpid(), last)
             board.follow_in_thread()

@@ -21,6 +21,7 @@ from runner.cli.output import (
     slot_line,
 )
 from runner.errors import UsageProblem
+from runner.files import is_there
 from runner.holds import disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -50,8 +51,9 @@ def run_status(options: argparse.Namespace) -> int:
         running = None
     summary = running or reading.health(home.health) or {}
     if running is None:
-        # Jobs went on after a runner that was killed had written its last summary.
-        summary["recent"] = [_as_published(home, job) for job in summary.get("recent", ())]
+        # Jobs went on after a runner that was killed had written its last summary, or were removed.
+        recent = (job for job in summary.get("recent", ()) if is_there(home.job(job["id"])))
+        summary["recent"] = [_as_published(home, job) for job in recent]
     waiting = _specs_in_inbox(home)
     from runner.cli.overlooked import overlooked
 
@@ -73,7 +75,7 @@ def run_status(options: argparse.Namespace) -> int:
         if outdated:
             show(outdated)
     else:
-        numbers = counts_of_states(summary)
+        numbers = summary["recent"] and counts_of_states(summary)
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"
         show(client.unseen_runner(home) or f"{who} is running; {then}")

@@ -20,6 +20,7 @@ from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
 from runner.daemon.health import HEALTH_SECONDS, Health
+from runner.daemon.metrics import Metrics
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.settings_watch import SettingsWatch
@@ -127,15 +128,17 @@ class Daemon:
         self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
         self._counts_before = self.ledger.counts()
         self.scheduler = Scheduler(spool)
-        self.writer = Writer(spool, Pages(spool), self._written)
-        self.worker = Worker(spool, self.scheduler, self.executor, self.writer)
+        self.metrics = Metrics()
+        self.writer = Writer(spool, Pages(spool), self.metrics, self._written)
+        self.worker = Worker(spool, self.scheduler, self.executor, self.writer, self.metrics)
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._settings, self._tidying = SettingsWatch(home), Tidying(spool, self.writer)
+        self._settings = SettingsWatch(home)
+        self._tidying = Tidying(spool, self.writer, self._is_idle)
         self._health = Health(
             spool, self.worker, self.executor, self.intake, self._settings, self.telling,
-            self.writer.metrics,
+            self.metrics,
         )  # fmt: skip
         self._publish_unpublished()
         with suppress(OSError, FluxdropError):
@@ -160,6 +163,7 @@ class Daemon:
             self.executor.close()
             # A load cannot be cut short: its image has been answered only now.
             self._let_jobs_go()
+        self._tidying.close()
         self.writer.close()
         self._health.write("stopping")
         self._look_for_events()
@@ -294,22 +298,25 @@ class Daemon:
             self.home.places.tend_marks()
             try:
                 name_quarantined(self.spool)
-                if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
+                if self.worker.exit_code is None and self._is_idle():
                     recover_running(self.spool)
                     self.ledger.shrink()
-                    self._tidying.step()
+                    self._tidying.look()
             except (OSError, FluxdropError) as error:
                 self._log_once.failed(error)
             self._publish_unpublished()
             self.writer.tend_pages()
-            self._settings.look(idle=self.worker.idle and self.writer.is_idle)
+            self._settings.look(idle=self._is_idle())
             self._release_idle_models()
             self._health.write(self._state())
             self._look_for_events()
 
     def _look_for_events(self) -> None:
-        idle = self.worker.idle and self.writer.is_idle and not self.intake.unsettled
+        idle = self._is_idle() and not self.intake.unsettled
         self.telling.look(self.worker.hold, self.executor.slots(), is_idle=idle)
+
+    def _is_idle(self) -> bool:
+        return self.worker.idle and self.writer.is_idle
 
     def _hold(self) -> Hold | None:
         """Why no image may begin now, or None."""
@@ -376,7 +383,7 @@ class Daemon:
 
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
         unsettled = self.intake.unsettled or self.intake.controls.forgetting
-        if unsettled or not (self.writer.is_idle and self.worker.idle):
+        if unsettled or not self._is_idle():
             return False
         hold = self.worker.hold
         if hold is not None and not (hold.passes and (wait_for_hours or hold.lent)):

@@ -1,74 +1,72 @@
-"""Removes finished jobs as the setting `retention` says, in small steps while the runner is idle.
+"""Removes finished jobs as the setting `retention` says, in a thread of its own while it is idle.
 
 Which, and how, is `runner.retention`'s, as for `clean`; the intake then forgets them.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from threading import Event, Thread
 
 from runner import client
 from runner.clock import monotonic
 from runner.daemon.writer import Writer
-from runner.retention import Limits, choose, folders_in, remove, survey
-from runner.spool.store.names import key_of
+from runner.errors import Stopped
+from runner.retention import Limits, choose, remove, survey
 from runner.spool.store.spool import Spool
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
-# So much of each two seconds; and so long after the last look at all jobs.
-_STEP_SECONDS = 0.1
+# Before each job, for others need the interpreter; and while the runner has work.
+_TURN_SECONDS, _BUSY_SECONDS = 0.002, 0.5
 _AGAIN_SECONDS = 1800.0
 
 
 class Tidying:
-    """The removals of one runner; `step` is called again and again while it is idle."""
+    """The removals of one runner, one after another."""
 
-    def __init__(self, spool: Spool, writer: Writer) -> None:
+    def __init__(self, spool: Spool, writer: Writer, is_idle: Callable[[], bool]) -> None:
         self._spool, self._writer, self._home = spool, writer, spool.home
-        self._limits = Limits()
-        self._steps: Iterator[str] | None = None
-        self._due = 0.0
+        self._is_idle, self._limits, self._due = is_idle, Limits(), 0.0
         # A runner that was killed may have left a removal half done.
         self._is_done = False
+        self._closing, self._thread = Event(), Thread()
 
-    def step(self) -> None:
-        """Go on for a tenth of a second. Raises what the removal does, and then begins anew."""
-        limits, until = Limits.of(self._home.settings.retention), monotonic() + _STEP_SECONDS
+    def look(self) -> None:
+        """Begin a removal, where the setting asks for it and the last was half an hour ago."""
+        limits = Limits.of(self._home.settings.retention)
         if limits != self._limits:
-            self._limits, self._steps, self._due = limits, None, 0.0
-        if limits == Limits() or (self._steps is None and monotonic() < self._due):
-            return
-        steps, self._steps = self._steps or self._run(limits), None
-        self._due = monotonic() + _AGAIN_SECONDS
-        for problem in steps:
-            if problem:
-                log.warning("%s", problem)
-            if monotonic() > until:
-                self._steps = steps
-                return
+            self._limits, self._due = limits, 0.0
+        if limits != Limits() and monotonic() >= self._due and not self._thread.is_alive():
+            self._due = monotonic() + _AGAIN_SECONDS
+            self._thread = self._home.threads.start("tidying", partial(self._run, limits))
 
-    def _run(self, limits: Limits) -> Iterator[str]:
-        jobs = []
-        for job in survey(self._home, limits, log.warning):
-            jobs += [job] if job else []
-            yield ""
-        if chosen := choose(jobs, limits):
-            log.info("removing %d finished jobs, as the setting `retention` says", len(chosen))
-            self._is_done = False
-        if not self._is_done:
-            yield from remove(self._home, self._spool.disk, chosen, self._needed())
-            self._writer.tend_pages(changed=True)
-            client.clean(self._home)
-            self._is_done = True
+    def close(self) -> None:
+        """Break off what is under way."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
-    def _needed(self) -> Callable[[], Iterator[set[str]]]:
-        """What the jobs need that are not over, each once, though they come meanwhile."""
-        known = 0
+    def _run(self, limits: Limits) -> None:
+        pause = partial(self._pause, limits)
+        try:
+            if chosen := choose(survey(self._home, limits, log.warning, pause), limits):
+                log.info("removing %d finished jobs, as the setting `retention` says", len(chosen))
+                self._is_done = False
+            if not self._is_done:
+                for problem in remove(self._home, self._spool.disk, chosen, pause):
+                    log.warning("%s", problem)
+                self._writer.tend_pages(changed=True)
+                client.clean(self._home)
+                self._is_done = True
+        except (OSError, FluxdropError) as error:
+            log.warning("not all finished jobs are removed yet: %s", error)
 
-        def newer() -> Iterator[set[str]]:
-            nonlocal known
-            for seq, job_id, spec in self._spool.ledger.unfinished(after=known):
-                known = seq
-                yield {key_of(job_id)} | folders_in(spec)
-
-        return newer
+    def _pause(self, limits: Limits) -> None:
+        """Wait until the runner is idle. Raises Stopped where it ends, or the limits changed."""
+        self._home.threads.moved("tidying")
+        while not (self._closing.wait(_TURN_SECONDS) or self._is_idle()):
+            self._closing.wait(_BUSY_SECONDS)
+        if self._closing.is_set() or Limits.of(self._home.settings.retention) != limits:
+            raise Stopped("the runner ends, or the setting `retention` has changed")

@@ -25,6 +25,7 @@ from runner import exit_codes
 from runner.clock import monotonic, now, ready_at
 from runner.daemon.active_job import ActiveJob, Dispatch
 from runner.daemon.lookahead import Lookahead
+from runner.daemon.metrics import Metrics
 from runner.daemon.reuse import Reuse
 from runner.daemon.saving import copied, rendered
 from runner.daemon.scheduler import Scheduler
@@ -73,8 +74,9 @@ class Worker:
     """Runs the queued jobs on an executor."""
 
     def __init__(
-        self, spool: Spool, scheduler: Scheduler, executor: Executor, writer: Writer
-    ) -> None:
+        self, spool: Spool, scheduler: Scheduler, executor: Executor, writer: Writer,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._awake = spool.home.threads.awake
@@ -82,7 +84,7 @@ class Worker:
         self._faults = spool.faults
         self._scheduler = scheduler
         self._executor = executor
-        self._writer = writer
+        self._writer, self._metrics = writer, metrics
         self._builder = TaskBuilder(spool.home)
         self._reuse = Reuse(spool.home)
         self._begun: dict[str, tuple[int, int]] = {}
@@ -193,7 +195,7 @@ class Worker:
             self._lookahead.announce()
 
     def _handle(self, event: Event) -> None:
-        self._writer.metrics.heard(event, self._awake())
+        self._metrics.heard(event, self._awake())
         match event:
             case Progressed():
                 self._report(event)
@@ -346,8 +348,8 @@ class Worker:
         """Give the free slots their next images."""
         ready = sum(slot.state == SlotState.READY for slot in slots)
         notes = {slot.name: slot.note for slot in slots if slot.note}
-        for name in notes.keys() - {n for n, note in self._notes.items() if notes.get(n) == note}:
-            log.warning("the slot %s: %s", name, notes[name])
+        for told in notes.items() - self._notes.items():
+            log.warning("the slot %s: %s", *told)
         self._notes = notes
         again = True
         # The writer wakes the worker when it has written some.
@@ -482,12 +484,13 @@ class Worker:
         which a process ended is made alone, so that the next end is charged to it or to no one.
         """
         batch: dict[int, InFlight] = {}
+        over: list[int] = []
         # Nothing is gained where one slot takes all, and others have none.
         size = min(slot.batch_size, -(-len(job.numbers) // max(ready, 1)))
         if job.is_alone(slot.name):
             size = 1
         try:
-            for number in [*job.numbers]:
+            for number in job.numbers:
                 if len(batch) >= size or (batch and number in job.suspects):
                     break
                 key = job.new.get(number, "")
@@ -497,7 +500,7 @@ class Worker:
                 if image is not None and job.reuses and (not key or key in self._begun):
                     exists, key = self._copy(job, image)
                     if exists:
-                        del job.numbers[number]
+                        over.append(number)
                         if self._writer.is_full:
                             break
                         continue
@@ -506,17 +509,20 @@ class Worker:
                 first = next(iter(batch.values()), None)
                 if image is not None and first is not None and not image.task.is_like(first.task):
                     break
-                del job.numbers[number]
-                if image is not None:
+                if image is None:
+                    over.append(number)
+                else:
                     batch[number] = image
                     if key:
                         self._awaited.add(key)
                         self._begun[key] = job.record.seq, number
                     if len(self._begun) > _MOST_BEGUN:
                         del self._begun[next(iter(self._begun))]
-        except OSError:
-            job.give_back(batch)
-            raise
+        finally:
+            for number in over:
+                del job.numbers[number]
+        for number in batch:
+            del job.numbers[number]
         return batch
 
     def _is_awaited(self, key: str) -> bool:

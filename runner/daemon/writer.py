@@ -8,7 +8,7 @@ first, `running`, is written before any end. Decides nothing about a job.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -52,14 +52,15 @@ class _Group:
 class Writer:
     """The writer thread of one spool; `on_change` is called there after each group."""
 
-    def __init__(self, spool: Spool, pages: Pages, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, spool: Spool, pages: Pages, metrics: Metrics, on_change: Callable[[], None]
+    ) -> None:
         self._outbox = spool.outbox
         self._pages = pages
         self._recorder = Recorder(spool.ledger)
         self._encoders = encoders()
-        self.metrics = Metrics()
-        self._images = ImageSaver(spool, pages, self._recorder, self.metrics)
-        self._ends = JobEnds(spool, pages, self._recorder, self.metrics)
+        self._images = ImageSaver(spool, pages, self._recorder, metrics)
+        self._ends = JobEnds(spool, pages, self._recorder, metrics)
         self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()
@@ -205,12 +206,10 @@ class Writer:
             if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
         }
 
-    def _write_statuses(self, due: Sequence[tuple[int, Progress | None]]) -> None:
-        self._outbox.write_statuses(dict(due))
-
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
         steps = [lambda: self._images.save(group.images), *group.changes]
-        steps.append(lambda: self._recorder.all_or_each(self._write_statuses, [*due.items()]))
+        write = self._outbox.write_statuses
+        steps.append(lambda: self._recorder.all_or_each(lambda d: write(dict(d)), [*due.items()]))
         steps += group.others
         steps.append(lambda: self._ends.end(group.ended))
         steps.append(lambda: self._ends.publish(group.unpublished))

@@ -26,7 +26,7 @@ from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
-from runner.executor import OWN_SLOT, Event, Failed, Slot, StoppedEarly
+from runner.executor import OWN_SLOT, Event, Failed, Progressed, Slot, StoppedEarly
 from runner.settings import Home
 from runner.task import ImageTask
 from runner.threads import Threads
@@ -160,9 +160,9 @@ class GpuThread:
             answers = self._renderer.render_batch(tasks, sign, self._report)
         except Stopped:
             answers = [StoppedEarly(self._slot, task) for task in tasks]
-        except Exception:
-            # One of them may have failed, or all may be too large: each is tried alone.
-            log.info("%d images could not be made at once", len(tasks), exc_info=True)
+        except Exception:  # noqa: BLE001 one may have failed, or all be too large: each alone
+            said = _private(traceback.format_exc(), *tasks)
+            log.info("%d images could not be made at once:\n%s", len(tasks), said)
             return False
         if answers is None:
             return False
@@ -172,22 +172,19 @@ class GpuThread:
             self.events.put(answer)
         return True
 
-    def _report(self, event: Event) -> None:
+    def _report(self, event: Progressed) -> None:
         self._threads.moved(self._slot)
         self.events.put(event)
-
-    def _report_slowly(self, event: Event) -> None:
-        """Report progress and let it be recorded before what follows may end the process."""
-        self._report(event)
-        time.sleep(0.02)
+        if event.task.suspect:
+            # It is to be recorded before what follows may end the process.
+            time.sleep(0.02)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
         try:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            report = self._report_slowly if task.suspect else self._report
-            return self._renderer.render(task, sign, report)
+            return self._renderer.render(task, sign, self._report)
         except Stopped:
             return StoppedEarly(self._slot, task)
         except JobFailed as error:
@@ -242,11 +239,12 @@ def _log_failure(housekeeping: Callable[[], object]) -> None:
         log.exception("housekeeping between images failed")
 
 
-def _private(text: str, task: ImageTask) -> str:
-    """A message without the prompt and the paths of the input images."""
-    paths = [str(image.path) for images in task.inputs.values() for image in images]
-    for secret in filter(None, [task.prompt, *paths]):
-        text = text.replace(secret, "…")
+def _private(text: str, *tasks: ImageTask) -> str:
+    """A message without the prompts and the paths of the input images."""
+    for task in tasks:
+        paths = [str(image.path) for images in task.inputs.values() for image in images]
+        for secret in filter(None, [task.prompt, task.options.get("negative_prompt"), *paths]):
+            text = text.replace(secret, "…")
     return text
 
 

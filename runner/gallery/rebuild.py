@@ -8,7 +8,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path, PurePosixPath
@@ -133,15 +133,15 @@ def _add_missing(gallery: Gallery, outbox: Path, progress: Progress) -> None:
     gallery.add(*rows)
 
 
-def remove_gone(gallery: Gallery, outbox: Path) -> Iterator[None]:
-    """Remove the rows whose sidecars are gone, some hundred at a time."""
+def remove_gone(gallery: Gallery, outbox: Path, pause: Callable[[], object] = lambda: None) -> None:
+    """Remove the rows whose sidecars are gone; calls `pause` after each few hundred."""
     last = ""
     while rows := gallery.after(last, _BATCH):
         last = str(rows[-1]["id"])
         # A row's paths begin with `outbox/`, whatever the settings name it.
         here = ((row, outbox / row["sidecar"].partition("/")[2]) for row in rows)
         gallery.remove(*(row for row, sidecar in here if not is_there(sidecar)))
-        yield
+        pause()
 
 
 def _remove_others(folder: Path) -> None:

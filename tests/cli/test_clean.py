@@ -17,7 +17,7 @@ from runner import client, reading
 from runner.cli import clean
 from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
-from runner.retention import Job, Limits, choose, survey
+from runner.retention import Job, Limits, choose, remove, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import home_lock
@@ -47,7 +47,7 @@ def used(here: Here) -> Here:
 
 def finished(home: Home) -> list[Job]:
     limits = Limits(size=0)
-    return choose(filter(None, survey(home, limits, print)), limits)
+    return choose(survey(home, limits, print), limits)
 
 
 def known(home: Path) -> set[str]:
@@ -62,13 +62,14 @@ def test_where_no_runner_has_the_home_clean_itself_forgets_what_it_removed(used:
     assert known(used.home) == set() and not (used.home / "inbox" / "runner.clean").exists()
 
 
-def test_without_a_runner_status_neither_counts_nor_shows_what_was_removed(used: Here) -> None:
+def test_without_a_runner_status_does_not_show_what_was_removed(used: Here) -> None:
     """Seen red: it showed the last summary of the runner, for ever."""
     assert "3 succeeded" in used("status").out
     shutil.rmtree(used.home / "outbox" / "a")
-    used("clean", "--older-than", "7d", "--yes")
     said = used("status").out
-    assert "2 succeeded" in said and {line[:1] for line in said.splitlines()[1:]} == {"b", "c"}
+    assert "wrote its summary: 3 succeeded" in said and {
+        line[:1] for line in said.splitlines()[1:]
+    } == {"b", "c"}
     used(*ALL)
     assert used("status").out.strip() == "no runner is running; no jobs yet"
 
@@ -165,7 +166,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
 ) -> None:
     """Seen red: the gallery's rows of the folder that had left its name stayed for ever."""
     used("gallery", "rebuild")
-    left = 2 if at == "the folder" else 0
+    left, home = 2 if at == "the folder" else 0, Home(used.home)
 
     def killed(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -173,7 +174,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(*((Gallery, "remove") if at == "the gallery" else (shutil, "rmtree")), killed)
         with pytest.raises(KeyboardInterrupt):
-            clean._remove(Home(used.home), finished(Home(used.home)))
+            remove(home, Disk(home.outbox), finished(home))
     assert bool(list((used.home / "outbox").glob(".removing-*"))) is (at == "the folder")
     used("clean", "--older-than", "7d", "--yes")
     assert not list((used.home / "outbox").glob(".removing-*"))
@@ -184,7 +185,7 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
 def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
     used: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget = Ledger.forget
+    forget, home = Ledger.forget, Home(used.home)
 
     def killed(ledger: Ledger, *seqs: int, seen: bool = False) -> None:
         if len(known(used.home)) == 2:
@@ -195,8 +196,8 @@ def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
         patch.setattr(forgetting, "_JOBS", 1)
         patch.setattr(Ledger, "forget", killed)
         with pytest.raises(KeyboardInterrupt):
-            clean._remove(Home(used.home), finished(Home(used.home)))
-            clean.forget(Home(used.home))
+            remove(home, Disk(home.outbox), finished(home))
+            clean.forget(home)
     assert len(known(used.home)) == 2
     assert used("clean", "--older-than", "7d", "--yes").code == 0 and known(used.home) == set()
 

@@ -125,6 +125,30 @@ def test_what_is_followed_goes_on_through_a_rotation(
     assert [line[-6:] for line in said.out.splitlines()] == [f"line {n}" for n in (1, 2, 3, 4)]
 
 
+def test_a_log_that_gets_no_other_name_goes_on_in_the_same_file(
+    home: Path, log: RotatingFileHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: as on Windows while another program reads it, each line beyond 2 MB was lost."""
+    log.maxBytes = 500
+    for n in range(20):
+        OURS.info("line %d", n)
+    folder, replace = Path(log.baseFilename).parent, os.replace
+    older = {file.name: file.read_bytes() for file in folder.glob("*.?")}
+
+    def refused(old: str, new: str) -> None:
+        if old == log.baseFilename:
+            raise PermissionError(13, "it is open")
+        replace(old, new)
+
+    for rename in ("rename", "replace"):
+        monkeypatch.setattr(os, rename, refused)
+    for n in range(20, 30):
+        OURS.info("line %d", n)
+    text = Path(log.baseFilename).read_text(encoding="utf-8")
+    assert all(f"line {n}" in text for n in range(20, 30))
+    assert {file.name: file.read_bytes() for file in folder.glob("*.?")} == older
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_disk_without_room_is_not_told_again_and_again(
     home: Path, log: RotatingFileHandler, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.executor import Slot, StoppedEarly
 from runner.task import ImageTask
+from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 
@@ -48,6 +50,33 @@ class FourAtOnce(FlatColours):
         hand, self.hand = self.hand, []
         for task in hand:
             self.events.put(StoppedEarly("gpu0", task))
+
+
+class Counted(OrderedDict[int, None]):
+    """The images to come; notes each that is looked at."""
+
+    seen: list[int]
+
+    def __iter__(self) -> Iterator[int]:
+        for number in super().__iter__():
+            self.seen.append(number)
+            yield number
+
+
+def test_a_batch_looks_at_few_more_images_than_it_takes(idle_spool: Spool) -> None:
+    """Seen red: for each batch, all images to come were copied."""
+    idle_spool.device.by_hand = True
+    idle_spool.start()
+    idle_spool.drop("hero.yaml", SPEC.replace("seed: 7", "seeds: {start: 1, count: 40}"))
+    idle_spool.until(lambda: idle_spool.device.task)
+    (job,) = daemon_of(idle_spool).worker._jobs.values()
+    numbers = Counted(job.numbers)
+    numbers.seen = []
+    job.numbers = numbers
+    idle_spool.device.by_hand = False
+    idle_spool.device.finish()
+    idle_spool.end("hero")
+    assert len(numbers.seen) < 5 * 40
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_the_time_of_each_phase_loads_caches_and_losses_follow_from_the_events()
         metrics.heard(event, moment)
     seen = {
         (sample.name.removeprefix("fluxdrop_"), *sample.labels.values()): sample.value
-        for family in metrics.collect()
+        for family in metrics.registry.collect()
         for sample in family.samples
     }
     seconds = {each: seen["phase_seconds_total", each] for each in ("loading", "encoding")}
@@ -138,7 +138,7 @@ def test_a_port_of_this_machine_answers_with_the_same_and_no_other_name(
     """Seen red: a page of `evil.example`, led to 127.0.0.1, read the figures."""
     idle_spool.start()
     assert idle_spool.daemon is not None
-    idle_spool.daemon.writer.metrics.serve(port)
+    idle_spool.daemon.metrics.serve(port)
     written = until(idle_spool, bool)
     with urllib.request.urlopen(f"http://localhost:{port}/metrics") as answer:
         assert samples(answer.read().decode()).keys() == written.keys()

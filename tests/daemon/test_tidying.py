@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from runner.daemon import tidying
 from runner.gallery.store import FOLDER, Gallery
 from tests.daemon.columns import daemon_of
 from tests.spool.conftest import Spool
@@ -24,7 +24,6 @@ def keep_only(spool: Spool, **retention: Any) -> None:
 def test_jobs_beyond_the_limit_go_and_are_forgotten_but_for_kept_and_needed_ones(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tidying, "_STEP_SECONDS", 0.0)
     monkeypatch.setattr("runner.daemon.daemon.HEALTH_SECONDS", 0.05)
     for job in ("first", "kept", "needed", "last"):
         spool.drop(f"{job}.yaml")
@@ -56,3 +55,18 @@ def test_a_removal_that_a_kill_cut_short_is_finished_by_the_next_runner(
     spool.until(lambda: not aside.exists())
     spool.until(lambda: daemon_of(spool).ledger.newest("gone") is None)
     assert daemon_of(spool).ledger.newest("there") is not None
+
+
+def test_a_removal_waits_while_the_runner_works_and_ends_with_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.daemon.daemon.HEALTH_SECONDS", 0.05)
+    spool.drop("stays.yaml")
+    spool.end("stays")
+    asked = itertools.count()
+    monkeypatch.setattr(daemon_of(spool)._tidying, "_is_idle", lambda: next(asked) < 0)
+    keep_only(spool, count=0)
+    spool.until(lambda: next(asked) > 2)
+    assert "tidying" in daemon_of(spool).home.threads.still()
+    spool.restart()
+    assert spool.home.job("stays").exists()

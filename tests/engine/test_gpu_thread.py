@@ -425,13 +425,15 @@ def test_after_a_fault_in_the_one_call_each_is_made_alone_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture, error: Exception,
 ) -> None:  # fmt: skip
     def fail(tasks: list[ImageTask]) -> None:
-        raise error
+        raise error from ValueError(f"of {tasks[2].prompt}")
 
+    tasks[2] = replace(tasks[2], prompt="a secret")
     caplog.set_level("INFO")
     renderer.all = fail
     assert all_answers(executor_of(), tasks) == [picture(task) for task in tasks]
     assert renderer.calls == [tasks, *([task] for task in tasks)]
     assert "3 images could not be made at once" in caplog.text and str(error) in caplog.text
+    assert "of …" in caplog.text and "secret" not in caplog.text
 
 
 def test_of_tasks_made_one_by_one_the_slot_is_free_before_the_last_answer_can_be_read(

@@ -90,6 +90,7 @@ class Inner:
                     except ValueError:
                         log.exception("job %s image %d is tried again", each.job, each.index)
                     log.info("then on")
+                    logging.getLogger("diffusers").warning("as in one process, not told")
                     self._render(slot, each)
                 case ["comes", name]:
                     self._hand[name], self._models[name] = [], ()

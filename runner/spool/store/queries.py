@@ -157,11 +157,6 @@ class Queries(Database):
         query = f"SELECT seq, id FROM job WHERE state = 'queued' AND {_ANSWERED}"
         return dict(map(tuple, self._rows(query)))
 
-    def unfinished(self, *, after: int) -> list[tuple[int, str, bytes]]:
-        """The `seq`, id and spec of the jobs behind one that are not over."""
-        query = "SELECT seq, id, spec FROM job WHERE seq > ? AND state IN ('queued', 'running')"
-        return [tuple(row) for row in self._rows(f"{query} ORDER BY seq", after)]
-
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
         return self._select("inputs_missing = 1", limit=limit, table=_WAITING)
