@@ -215,7 +215,7 @@ def test_a_folder_named_like_a_rejected_job_is_not_taken_for_its_spec(tmp_path: 
     for name in ("photos", "photos.yml"):
         (spool.home.inbox / name).mkdir()
     spool.drop("photos.yaml", "kind: nonsense\n")
-    spool.end("photos")
+    spool.gone("photos.yaml")
     assert client.wait_until_over(spool.home, "photos", 0)["state"] == "rejected"
     spool.stop()
 
