@@ -144,29 +144,29 @@ def _pressed() -> Iterator[Callable[[float], str | None]]:
     """
     if sys.platform == "win32":
         yield _of_console
-        return
-    import termios
-    import tty
-    from select import select
+    else:
+        import termios
+        import tty
+        from select import select
 
-    terminal = sys.stdin.fileno()
+        terminal = sys.stdin.fileno()
 
-    def read(seconds: float) -> str | None:
-        if not select([terminal], [], [], seconds)[0]:
-            return ""
-        typed = os.read(terminal, 64).decode(errors="replace")
-        # Nothing is read where the terminal was closed. An arrow is an escape, and then letters.
-        return typed.partition("\x1b")[0] if typed else None
+        def read(seconds: float) -> str | None:
+            if not select([terminal], [], [], seconds)[0]:
+                return ""
+            typed = os.read(terminal, 64).decode(errors="replace")
+            # Nothing is read where the terminal was closed. An arrow is an escape, and then letters.
+            return typed.partition("\x1b")[0] if typed else None
 
-    before = termios.tcgetattr(terminal)
-    # Who stops it with Ctrl-Z would be left on its page.
-    stops = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    try:
-        tty.setcbreak(terminal)
-        yield read
-    finally:
-        signal.signal(signal.SIGTSTP, stops)
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        before = termios.tcgetattr(terminal)
+        # Who stops it with Ctrl-Z would be left on its page.
+        stops = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        try:
+            tty.setcbreak(terminal)
+            yield read
+        finally:
+            signal.signal(signal.SIGTSTP, stops)
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _of_console(seconds: float) -> str:
