@@ -155,7 +155,7 @@ def _pressed() -> Iterator[Callable[[float], str | None]]:
             if not select([terminal], [], [], seconds)[0]:
                 return ""
             typed = os.read(terminal, 64).decode(errors="replace")
-            # Nothing is read where the terminal was closed. An arrow is an escape, and then letters.
+            # Nothing is read where the terminal was closed. An arrow is an escape with letters.
             return typed.partition("\x1b")[0] if typed else None
 
         before = termios.tcgetattr(terminal)
