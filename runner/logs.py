@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from runner.clock import timestamp
+from runner.errors import UsageProblem
 from runner.terminal import escaped, on_one_line
 
 FILE = "logs/runner.log"
@@ -69,9 +70,12 @@ def log_to_stderr() -> None:
 
 
 def log_to_file(data: Path) -> None:
-    """Send log records to the file in this folder, too, ours from INFO on."""
+    """Send log records to the file in this folder, too, ours from INFO on. Raises UsageProblem."""
     file = data / FILE
-    file.parent.mkdir(exist_ok=True)
+    try:
+        file.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageProblem(f"cannot make the folder {file.parent}: {error.strerror}") from error
     handler = _File(file, "a", _BYTES, encoding="utf-8", delay=True)
     handler.setFormatter(_Json())
     # A disk without room costs lines, and must not fill standard error.

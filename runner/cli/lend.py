@@ -18,6 +18,8 @@ from runner.stop_signals import taken_by
 from runner.wire import Lent
 from specs.times import parse_duration
 
+_LONGEST = 366 * 86_400
+
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     lend = add_verb(verbs, shared, "lend", run_lend, "give the GPU to another program for a while")
@@ -36,8 +38,8 @@ def run_lend(options: argparse.Namespace) -> int:
         print_answer(options, {"ok": True}, text)
         return 0
     seconds = parse_duration(options.time or "")
-    if options.time is not None and seconds is None:
-        raise UsageProblem(f"a time is written like 90s, 30m or 2h, not {options.time!r}")
+    if options.time is not None and not (seconds and seconds <= _LONGEST):
+        raise UsageProblem(f"a time is written like 90s, 30m or 2h, up to 366d: {options.time!r}")
     if command and not (found := shutil.which(command[0])):
         raise UsageProblem(f"there is no command {command[0]!r}")
     elif command:
@@ -74,6 +76,7 @@ def _run(home: Home, lent: Lent, command: list[str], until: float | None) -> int
             raise UsageProblem(f"{command[0]} cannot be started: {error.strerror}") from error
         client.lend_on(home, lent, lent := lending.lent_to(child.pid, until))
         code = child.wait()
-    if not client.take_back(home, lent):
-        print_message("the device was taken back before the command ended")
+    # The runner takes it back by itself when the command has ended, and when the time is over.
+    if not client.take_back(home, lent) and until is not None and time.time() >= until:
+        print_message("the time was over before the command ended: the device was taken back")
     return 128 - code if code < 0 else code

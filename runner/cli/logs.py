@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner.cli.output import add_verb, print_line, show
+from runner.cli.output import add_verb, nearest_job, print_line, print_message, show
 from runner.errors import UsageProblem
-from runner.files import paths_in
+from runner.files import open_regular, paths_in
 from runner.logs import FILE
 from runner.settings import find_home
 from runner.terminal import on_one_line
@@ -28,14 +28,20 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_logs(options: argparse.Namespace) -> int:
     """Print the newest lines of the runner's log, or all of them that are about a job."""
-    file = find_home(options.home).data / FILE
+    home = find_home(options.home)
+    file = home.data / FILE
     try:
         newest, place, number = _read(file, 0)
     except FileNotFoundError:
         raise UsageProblem(f"{file} is not there: a runner begins it") from None
+    except OSError as error:
+        raise UsageProblem(f"{file} cannot be read: {error.strerror or error}") from error
     older = reversed(paths_in(file.parent, f"{file.name}.?"))
     lines = [line for each in older for line in _read(each, 0)[0]]
-    _show([*lines, *newest], options, most=0 if options.id else _SHOWN)
+    found = _show([*lines, *newest], options, most=0 if options.id else _SHOWN)
+    if options.id and not (found or options.follow):
+        print_message(f"the log has nothing about {options.id!r}: {nearest_job(home, options.id)}")
+        return 1
     while options.follow:
         time.sleep(_LOOK_SECONDS)
         with suppress(FileNotFoundError):
@@ -51,23 +57,31 @@ def run_logs(options: argparse.Namespace) -> int:
 def _read(file: Path, place: int) -> tuple[list[bytes], int, int]:
     """The whole lines of a file from a place on, the place behind them, and the file's number."""
     # Opened for a moment: on Windows, a file that is open gets no other name.
-    with open(file, "rb") as log:
+    with os.fdopen(open_regular(file), "rb") as log:
         log.seek(place)
         whole, end, _ = log.read().rpartition(b"\n")
         return whole.splitlines(), place + len(whole + end), os.fstat(log.fileno()).st_ino
 
 
-def _show(lines: Iterable[bytes], options: argparse.Namespace, most: int = 0) -> None:
-    """Print the last of the lines that are wanted, or all where `most` is 0."""
+def _show(lines: Iterable[bytes], options: argparse.Namespace, most: int = 0) -> int:
+    """Print the last of the lines that are wanted, or all where `most` is 0; how many."""
     told = []
     for line in lines:
         # Half of one is left where the disk was full.
         with suppress(ValueError):
             told.append(json.loads(line))
-    for each in [each for each in told if options.id in (None, each.get("job"))][-most:]:
+    wanted = [each for each in told if _is_ours(each) and options.id in (None, each.get("job"))]
+    for each in wanted[-most:]:
         if options.json:
             print_line(each)
             continue
         text = on_one_line("{at} {level:<7} {message}".format(**each))
-        more = each.get("traceback", "").splitlines()
+        more = str(each.get("traceback", "")).splitlines()
         show("\n    ".join([text, *more]), many_lines=True, flush=True)
+    return len(wanted)
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether a line is one that a runner wrote: another program may write there, too."""
+    keys = ("at", "level", "message")
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in keys)

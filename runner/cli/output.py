@@ -27,6 +27,8 @@ _EXAMPLES = {
     "drain": "--until 07:00",
     "init": "pictures",
     "keep": "hero",
+    "lend": "-- ollama run llama3",
+    "logs": "hero -f",
     "mcp": "--http",
     "page": "hero",
     "pull": "klein",
@@ -35,6 +37,7 @@ _EXAMPLES = {
     "service": "install",
     "status": "hero",
     "submit": "hero.yaml --wait",
+    "tell": "phone",
     "verify": "outbox/hero/hero-0001.png",
     "watch": "hero",
 }

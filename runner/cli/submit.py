@@ -52,7 +52,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_submit(options: argparse.Namespace) -> int:
-    """Say what is wrong with the files, drop them all the same, and print as `report_drops` does.
+    """Say what is wrong with the files, drop them all the same, and print what they become.
 
     Every drop is answered: one that is wrong becomes a job that is rejected.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli import logs
+from runner.errors import UsageProblem
 from runner.logs import FILE, log_to_file
 from tests.cli.here import Here
 from tests.harness import ROOT, Runner, eventually
@@ -84,6 +85,28 @@ def test_the_log_is_bounded_harmless_and_survives_half_a_line(
     assert "a1 is over" in said.splitlines()[-1] and "\x1b" not in said and "httpx" not in said
     assert {line.split()[3] for line in said.splitlines() if line.startswith("2")} == {"a1"}
     assert here("logs", "a").out == "" and len(here("logs").out.splitlines()) == 100
+
+
+def test_lines_of_others_are_passed_over_and_a_job_without_any_is_told(
+    log: RotatingFileHandler, here: Here
+) -> None:
+    """Seen red: a line like `1` ended it with a traceback, and of no job nothing was said."""
+    OURS.info("job %s begins", "night")
+    log.flush()
+    Path(log.baseFilename).write_bytes(b'1\n[]\n{"at": 1}\n' + Path(log.baseFilename).read_bytes())
+    assert len(here("logs").out.splitlines()) == 1
+    done = here("logs", "nihgt")
+    assert done.code == 1 and "nothing about 'nihgt'" in done.err
+
+
+def test_a_log_that_is_no_file_is_one_sentence(home: Path, here: Here) -> None:
+    (home / "data" / FILE).mkdir(parents=True)
+    assert "cannot be read" in here("logs").err
+    (home / "data" / FILE).rmdir()
+    (home / "data" / "logs").rmdir()
+    (home / "data" / "logs").touch()
+    with pytest.raises(UsageProblem, match="cannot make the folder"):
+        log_to_file(home / "data")
 
 
 def test_a_traceback_stands_below_its_line(
