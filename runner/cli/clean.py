@@ -18,7 +18,7 @@ from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
 from runner.files import is_folder, is_there
-from runner.retention import Limits, bytes_of, choose, remove, survey
+from runner.retention import bytes_of, choose, remove, survey
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
@@ -26,9 +26,9 @@ from runner.terminal import size_text
 from specs.errors import FluxdropError
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_OF_DAY = {"m": 1440, "h": 24, "d": 1, "w": 1 / 7}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_OF_GB = {"": 10**9, "k": 10**6, "m": 1000, "g": 1, "t": 1 / 1000}
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -47,12 +47,12 @@ def run_clean(options: argparse.Namespace) -> int:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both; or --retention")
     home = find_home(options.home)
     _require_outbox(home)
-    limits = Limits.of(home.settings.retention)
+    limits = home.settings.retention
     if not options.retention:
-        age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
-        keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
-        limits = Limits(age, keep)
-    elif not home.settings.retention:
+        days = _amount(options.older_than, _AGE, _OF_DAY, "an age is written like 12h, 30d or 8w")
+        gb = _amount(options.keep, _SIZE, _OF_GB, "a size is written like 500MB or 50GB")
+        limits = {"days": days, "gb": gb}
+    elif not limits:
         raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
     chosen = choose(survey(home, limits, tell), limits)
     chosen = [replace(job, bytes=bytes_of(home, job.id)) for job in chosen]
@@ -98,15 +98,15 @@ def _confirmed(summary: str) -> bool:
 
 
 def _amount(
-    text: str | None, form: re.Pattern[str], units: Mapping[str, int], problem: str
+    text: str | None, form: re.Pattern[str], units: Mapping[str, float], problem: str
 ) -> float | None:
-    """An age in seconds, or a size in bytes; None where none is given."""
+    """An age in days, or a size in GB; None where none is given."""
     if text is None:
         return None
     match = form.fullmatch(text.strip())
     if match is None:
         raise UsageProblem(f"{problem}, not {text!r}")
-    return float(match[1]) * units[match[2].lower()]
+    return float(match[1]) / units[match[2].lower()]
 
 
 def forget(home: Home) -> list[str]:

@@ -28,17 +28,18 @@ class Tidying:
 
     def __init__(self, spool: Spool, writer: Writer, is_idle: Callable[[], bool]) -> None:
         self._spool, self._writer, self._home = spool, writer, spool.home
-        self._is_idle, self._limits, self._due = is_idle, Limits(), 0.0
+        self._is_idle, self._due = is_idle, 0.0
+        self._limits: Limits = {}
         # A runner that was killed may have left a removal half done.
         self._is_done = False
         self._closing, self._thread = Event(), Thread()
 
     def look(self) -> None:
         """Begin a removal, where the setting asks for it and the last was half an hour ago."""
-        limits = Limits.of(self._home.settings.retention)
+        limits = self._home.settings.retention
         if limits != self._limits:
             self._limits, self._due = limits, 0.0
-        if limits != Limits() and monotonic() >= self._due and not self._thread.is_alive():
+        if limits and monotonic() >= self._due and not self._thread.is_alive():
             self._due = monotonic() + _AGAIN_SECONDS
             self._thread = self._home.threads.start("tidying", partial(self._run, limits))
 
@@ -68,5 +69,5 @@ class Tidying:
         self._home.threads.moved("tidying")
         while not (self._closing.wait(_TURN_SECONDS) or self._is_idle()):
             self._closing.wait(_BUSY_SECONDS)
-        if self._closing.is_set() or Limits.of(self._home.settings.retention) != limits:
+        if self._closing.is_set() or self._home.settings.retention != limits:
             raise Stopped("the runner ends, or the setting `retention` has changed")
