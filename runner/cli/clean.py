@@ -8,7 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -132,25 +132,22 @@ def _forget_here(home: Home) -> list[str]:
         return []
     lock, disk = home_lock(home), Disk()
     lock.acquire()
-    try:
+    with ExitStack() as undo:
+        undo.callback(lock.release)
+        undo.callback(home.places.unpin)
         home.places.pin(inbox=home.inbox, outbox=home.outbox, data=home.data)
         _require_outbox(home)
         disk.places = home.places
         spool = open_spool(home, disk, RegistryCatalogue(home.settings, home.data))
+        # What is at fault by then must be recovered again.
+        undo.callback(lambda: spool.ledger.close(clean=not spool.faults))
+        with suppress(OSError):
+            # Not at the end: one that comes later is another's, who has removed more.
+            (home.inbox / CLEAN_NAME).unlink()
+        for _ in forget_gone(spool):
+            pass
         try:
-            with suppress(OSError):
-                # Not at the end: one that comes later is another's, who has removed more.
-                (home.inbox / CLEAN_NAME).unlink()
-            for _ in forget_gone(spool):
-                pass
-            try:
-                spool.ledger.shrink(whole=True)
-            except (FluxdropError, OSError) as error:
-                return [f"what is gone is forgotten, but its room is not free yet: {error}"]
-        finally:
-            # What is at fault now must be recovered again.
-            spool.ledger.close(clean=not spool.faults)
-    finally:
-        home.places.unpin()
-        lock.release()
+            spool.ledger.shrink(whole=True)
+        except (FluxdropError, OSError) as error:
+            return [f"what is gone is forgotten, but its room is not free yet: {error}"]
     return []
