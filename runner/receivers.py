@@ -88,9 +88,13 @@ def lack(receiver: Mapping[str, Any]) -> str | None:
 
 
 def signatures(message_id: str, at: int, body: bytes, secret: str) -> dict[str, str]:
-    """The headers by which a receiver knows that what it got is from here."""
-    whole = secret.encode()
-    key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else whole
+    """The headers by which a receiver knows that what it got is from here.
+
+    Raises ValueError for a secret `whsec_…` that is no base64 or holds no byte.
+    """
+    key = whole = os.fsencode(secret)
+    if secret.startswith("whsec_") and not (key := base64.b64decode(secret[6:], validate=True)):
+        raise ValueError("an empty key")
     standard = hmac.digest(key, f"{message_id}.{at}.".encode() + body, hashlib.sha256)
     return {
         "webhook-signature": f"v1,{base64.b64encode(standard).decode()}",
@@ -206,7 +210,7 @@ def _notify(address: str, content: Mapping[str, Any], seconds: float) -> None:
     except TimeoutError:
         raise ReceiverAway(f"apprise took longer than {seconds:g} s") from None
     if not told:
-        raise ReceiverAway("apprise could not tell it: `fluxdrop tell` shows why")
+        raise ReceiverAway("apprise could not tell it: `fluxdrop tell` prints what it says")
 
 
 def _in_words(content: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -8,12 +8,13 @@ inbox or of an unfinished job names by a path, nor what is not the folder of a j
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from runner import client, reading
 from runner.clock import now
@@ -32,6 +33,11 @@ _ASIDE = ".removing-"
 _PATIENCE = 5.0
 _COARSE_SECONDS = 3.0
 _DAY, _GB = 86_400, 10**9
+Limits = Mapping[str, Any]
+"""As the setting `retention`: `days`, `gb` and `count` of what stays, each None for no limit.
+
+Only those that ended in one of its `states` count, and may go.
+"""
 _Tell = Callable[[str], object]
 _Pause = Callable[[], object]
 # The folders of a path: a spec need not be one that can be read.
@@ -46,30 +52,6 @@ class Job:
     state: str
     finished: float
     bytes: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How old in seconds, how large in bytes and how many the jobs that stay may be.
-
-    Only those that ended in one of the `states` count, and may go.
-    """
-
-    age: float | None = None
-    size: float | None = None
-    count: int | None = None
-    states: Collection[str] = FINAL_STATES
-
-    @classmethod
-    def of(cls, retention: Mapping[str, Any]) -> Self:
-        """The limits that the setting names."""
-        days, gb = retention.get("days"), retention.get("gb")
-        return cls(
-            None if days is None else days * _DAY,
-            None if gb is None else gb * _GB,
-            retention.get("count"),
-            retention.get("states", FINAL_STATES),
-        )
 
 
 def statuses(
@@ -95,6 +77,7 @@ def statuses(
 
 def survey(home: Home, limits: Limits, tell: _Tell, pause: _Pause = lambda: None) -> list[Job]:
     """The jobs that may go; they have no bytes where no limit needs them."""
+    states, needs_bytes = limits.get("states", FINAL_STATES), limits.get("gb") is not None
     found, jobs = [], []
     to_keep = _asked_to_keep(home)
     # After the inbox: what has left it by now is a job.
@@ -103,26 +86,25 @@ def survey(home: Home, limits: Limits, tell: _Tell, pause: _Pause = lambda: None
         to_keep |= _needs_of(home, status)
         with suppress(ValueError, KeyError):
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
-            if status["state"] in limits.states and _may_go(status, to_keep):
+            if status["state"] in states and _may_go(status, to_keep):
                 found.append((status["id"], status["state"], ended.timestamp()))
     # Once more: one may be named by a job that came behind it.
     for job in found:
         if key_of(job[0]) not in to_keep:
             pause()
-            jobs.append(Job(*job, 0 if limits.size is None else bytes_of(home, job[0])))
+            jobs.append(Job(*job, bytes_of(home, job[0]) if needs_bytes else 0))
     return jobs
 
 
 def choose(jobs: Iterable[Job], limits: Limits) -> list[Job]:
     """The jobs that go, in their order: too old ones, and as many others as are too many."""
-    before = now() - (limits.age or 0.0)
+    days, gb, most = (inf if limits.get(n) is None else limits[n] for n in ("days", "gb", "count"))
+    before = now() - days * _DAY
     in_order = sorted(jobs, key=lambda job: (job.state != State.REJECTED, job.finished, job.id))
     size, count = sum(job.bytes for job in in_order), len(in_order)
     chosen = []
     for job in in_order:
-        too_old = limits.age is not None and job.finished < before
-        too_large = limits.size is not None and size > limits.size
-        if too_old or too_large or (limits.count is not None and count > limits.count):
+        if job.finished < before or size / _GB > gb or count > most:
             chosen.append(job)
             size, count = size - job.bytes, count - 1
     return chosen

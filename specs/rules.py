@@ -73,11 +73,13 @@ def _receivers(settings: dict[str, Any]) -> Iterator[Violation]:
     for name, receiver in known.items() if isinstance(known, dict) else ():
         try:
             parts = urlsplit(receiver.get("url", "//x"))
-            is_url = parts.hostname and parts.port != 0
+            is_url = parts.hostname and parts.port != 0 and parts.hostname.encode("idna")
         except (AttributeError, TypeError, ValueError):
             is_url = False
         if not is_url:
             yield ["receivers", name, "url"], "not a URL: see its host, and its port, 1 to 65535"
+        elif parts.username is not None:
+            yield ["receivers", name, "url"], "has a user, who is not sent: sign with `secret_env`"
     for event, names in on.items() if isinstance(on, dict) and isinstance(known, dict) else ():
         for number, why in unknown_receivers(names, known):
             yield ["on", event, number], why

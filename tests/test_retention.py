@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.retention import Job, Limits, choose, remove, survey
+from runner.retention import Job, choose, remove, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from tests.gallery.samples import put_json, status
@@ -41,7 +41,7 @@ def test_rejected_ones_go_first_and_then_the_oldest_until_no_limit_is_passed(
     monkeypatch: pytest.MonkeyPatch, retention: dict[str, Any], gone: list[str]
 ) -> None:
     monkeypatch.setattr("runner.retention.now", lambda: NOW)
-    assert [job.id for job in choose(reversed(JOBS), Limits.of(retention))] == gone
+    assert [job.id for job in choose(reversed(JOBS), retention)] == gone
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def ids(home: Home, **retention: Any) -> set[str]:
-    return {job.id for job in survey(home, Limits.of(retention), print)}
+    return {job.id for job in survey(home, retention, print)}
 
 
 def test_only_jobs_of_the_states_that_are_named_count_and_may_go(home: Home) -> None:
@@ -66,7 +66,7 @@ def test_only_jobs_of_the_states_that_are_named_count_and_may_go(home: Home) -> 
 
 def test_what_a_job_needs_that_came_meanwhile_stays(home: Home) -> None:
     """Seen red: it was looked for once, before the first removal."""
-    jobs = sorted(survey(home, Limits(), print), key=lambda job: job.id)
+    jobs = sorted(survey(home, {}, print), key=lambda job: job.id)
     home.drops.mkdir()
     os.utime(home.drops, (1, 1))
     turns = itertools.count()

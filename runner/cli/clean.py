@@ -7,7 +7,7 @@ may go, and in which order, `runner.retention` says.
 import argparse
 import re
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from runner.cli.gallery import tell, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
 from runner.files import is_folder, is_there
-from runner.retention import Limits, bytes_of, choose, remove, survey
+from runner.retention import bytes_of, choose, remove, survey
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import CLEAN_NAME
@@ -26,7 +26,7 @@ from specs.errors import FluxdropError
 from specs.times import parse_duration
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_OF_GB = {"": 10**9, "k": 10**6, "m": 1000, "g": 1, "t": 1 / 1000}
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run_clean(options: argparse.Namespace) -> int:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both; or --retention")
     home = find_home(options.home)
     _require_outbox(home)
-    limits = Limits.of(home.settings.retention)
+    limits = home.settings.retention
     if not options.retention:
         age = parse_duration(options.older_than or "")
         if options.older_than is not None and age is None:
@@ -53,8 +53,11 @@ def run_clean(options: argparse.Namespace) -> int:
         size = _SIZE.fullmatch(options.keep.strip()) if options.keep is not None else None
         if options.keep is not None and size is None:
             raise UsageProblem(f"a size is written like 500MB or 50GB, not {options.keep!r}")
-        limits = Limits(age, float(size[1]) * _BYTES[size[2].lower()] if size else None)
-    elif not home.settings.retention:
+        limits = {
+            "days": None if age is None else age / 86_400,
+            "gb": float(size[1]) / _OF_GB[size[2].lower()] if size else None,
+        }
+    elif not limits:
         raise UsageProblem("there is no setting `retention`: give one, like {days: 30, gb: 50}")
     chosen = choose(survey(home, limits, tell), limits)
     chosen = [replace(job, bytes=bytes_of(home, job.id)) for job in chosen]
@@ -122,25 +125,22 @@ def _forget_here(home: Home) -> list[str]:
         return []
     lock, disk = home_lock(home), Disk()
     lock.acquire()
-    try:
+    with ExitStack() as undo:
+        undo.callback(lock.release)
+        undo.callback(home.places.unpin)
         home.places.pin(inbox=home.inbox, outbox=home.outbox, data=home.data)
         _require_outbox(home)
         disk.places = home.places
         spool = open_spool(home, disk, RegistryCatalogue(home.settings, home.data))
+        # What is at fault by then must be recovered again.
+        undo.callback(lambda: spool.ledger.close(clean=not spool.faults))
+        with suppress(OSError):
+            # Not at the end: one that comes later is another's, who has removed more.
+            (home.inbox / CLEAN_NAME).unlink()
+        for _ in forget_gone(spool):
+            pass
         try:
-            with suppress(OSError):
-                # Not at the end: one that comes later is another's, who has removed more.
-                (home.inbox / CLEAN_NAME).unlink()
-            for _ in forget_gone(spool):
-                pass
-            try:
-                spool.ledger.shrink(whole=True)
-            except (FluxdropError, OSError) as error:
-                return [f"what is gone is forgotten, but its room is not free yet: {error}"]
-        finally:
-            # What is at fault now must be recovered again.
-            spool.ledger.close(clean=not spool.faults)
-    finally:
-        home.places.unpin()
-        lock.release()
+            spool.ledger.shrink(whole=True)
+        except (FluxdropError, OSError) as error:
+            return [f"what is gone is forgotten, but its room is not free yet: {error}"]
     return []

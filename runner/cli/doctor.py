@@ -1,6 +1,7 @@
 """`doctor`: what this machine can run, and what to mend."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -54,6 +55,8 @@ def run_tell(options: argparse.Namespace) -> int:
     if name not in known:
         there = f"there are {', '.join(known)}" if known else "the settings have none"
         raise UsageProblem(f"no receiver {name!r}: {did_you_mean(name, known, there)}")
+    # What apprise says is for the owner of the settings alone.
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     at = timestamp()
     content = {**envelope(home.root, "test", at), "note": "it works"}
     send(known[name], f"msg_test-{at}", content, SECONDS)

@@ -5,7 +5,6 @@ Which, and how, is `runner.retention`'s, as for `clean`; the intake then forgets
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from threading import Event, Thread
 
 from runner import client
@@ -28,19 +27,20 @@ class Tidying:
 
     def __init__(self, spool: Spool, writer: Writer, is_idle: Callable[[], bool]) -> None:
         self._spool, self._writer, self._home = spool, writer, spool.home
-        self._is_idle, self._limits, self._due = is_idle, Limits(), 0.0
+        self._is_idle = is_idle
+        self._limits: Limits = {}
+        self._due = 0.0
         # A runner that was killed may have left a removal half done.
         self._is_done = False
         self._closing, self._thread = Event(), Thread()
 
     def look(self) -> None:
-        """Begin a removal, where the setting asks for it and the last was half an hour ago."""
-        limits = Limits.of(self._home.settings.retention)
-        if limits != self._limits:
-            self._limits, self._due = limits, 0.0
-        if limits != Limits() and monotonic() >= self._due and not self._thread.is_alive():
-            self._due = monotonic() + _AGAIN_SECONDS
-            self._thread = self._home.threads.start("tidying", partial(self._run, limits))
+        """Begin a removal where the setting asks for it, every half hour and when it changes."""
+        limits = self._home.settings.retention
+        is_due = limits != self._limits or monotonic() >= self._due
+        if limits and is_due and not self._thread.is_alive():
+            self._limits, self._due = limits, monotonic() + _AGAIN_SECONDS
+            self._thread = self._home.threads.start("tidying", self._run)
 
     def close(self) -> None:
         """Break off what is under way."""
@@ -48,14 +48,14 @@ class Tidying:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _run(self, limits: Limits) -> None:
-        pause = partial(self._pause, limits)
+    def _run(self) -> None:
         try:
-            if chosen := choose(survey(self._home, limits, log.warning, pause), limits):
+            jobs = survey(self._home, self._limits, log.warning, self._pause)
+            if chosen := choose(jobs, self._limits):
                 log.info("removing %d finished jobs, as the setting `retention` says", len(chosen))
                 self._is_done = False
             if not self._is_done:
-                for problem in remove(self._home, self._spool.disk, chosen, pause):
+                for problem in remove(self._home, self._spool.disk, chosen, self._pause):
                     log.warning("%s", problem)
                 self._writer.tend_pages(changed=True)
                 client.clean(self._home)
@@ -63,10 +63,10 @@ class Tidying:
         except (OSError, FluxdropError) as error:
             log.warning("not all finished jobs are removed yet: %s", error)
 
-    def _pause(self, limits: Limits) -> None:
-        """Wait until the runner is idle. Raises Stopped where it ends, or the limits changed."""
+    def _pause(self) -> None:
+        """Wait until the runner is idle. Raises Stopped where it ends, or the setting changed."""
         self._home.threads.moved("tidying")
         while not (self._closing.wait(_TURN_SECONDS) or self._is_idle()):
             self._closing.wait(_BUSY_SECONDS)
-        if self._closing.is_set() or Limits.of(self._home.settings.retention) != limits:
+        if self._closing.is_set() or self._home.settings.retention != self._limits:
             raise Stopped("the runner ends, or the setting `retention` has changed")

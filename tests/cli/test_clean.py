@@ -17,7 +17,7 @@ from runner import client, reading
 from runner.cli import clean
 from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
-from runner.retention import Job, Limits, choose, remove, survey
+from runner.retention import Job, choose, remove, survey
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import home_lock
@@ -46,7 +46,7 @@ def used(here: Here) -> Here:
 
 
 def finished(home: Home) -> list[Job]:
-    limits = Limits(size=0)
+    limits = {"gb": 0}
     return choose(survey(home, limits, print), limits)
 
 

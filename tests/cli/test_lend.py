@@ -78,8 +78,8 @@ def test_a_lend_for_a_time_returns_at_once_and_another_one_waits_for_its_end(
 def test_a_time_or_a_command_that_is_none_lends_nothing(here: Here) -> None:
     wrong = here("lend", "--for", "soon")
     assert (wrong.code, lent(here.home)) == (2, None) and "90s, 30m or 2h" in wrong.err
-    for time in ("999999999d", "99999999999999d"):
-        assert here("lend", "--for", time, "--now", sys.executable).code == 2
+    for long in ("999999999d", "99999999999999d"):
+        assert here("lend", "--for", long, "--now", sys.executable).code == 2
     assert lent(here.home) is None
     absent = here("lend", "no-such-command")
     assert (absent.code, lent(here.home)) == (2, None) and "'no-such-command'" in absent.err

@@ -12,7 +12,7 @@ import pytest
 
 from runner.gallery.rebuild import rebuild
 from runner.gallery.store import FOLDER, Gallery
-from runner.retention import Limits, survey
+from runner.retention import survey
 from runner.spool.disk.disk import Disk, StrPath
 from runner.wire import PREVIEW
 from tests.spool.conftest import SPEC, Spool
@@ -171,7 +171,7 @@ def test_it_is_no_picture_of_the_job(by_hand: Spool, tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / FOLDER, writing=True)
     assert rebuild(gallery, by_hand.home.outbox) == 0
     gallery.close()
-    assert not any(survey(by_hand.home, Limits(), print))
+    assert not any(survey(by_hand.home, {}, print))
     by_hand.device.finish()
     by_hand.until(lambda: by_hand.device.task and by_hand.device.task.index == 2)
     by_hand.device.finish()
