@@ -57,6 +57,9 @@ class Board:
         self._jobs: dict[str, Json] = {}
         # At the first look: what was over before it is no news.
         self._skips_over = whole and not (named or as_json)
+        # When the newest of those that are no longer in it was accepted: `clean` may let older ones
+        # be named again.
+        self._forgotten = ""
         # The jobs whose preview was named.
         self._previewed: set[str] = set()
         self._drawn: list[Text] = []
@@ -128,7 +131,9 @@ class Board:
                 continue
             status["id"] = job_id
             is_end = status["state"] in FINAL_STATES
-            if (before is None or _told(status) != _told(before)) and not (is_end and skips):
+            is_old = is_end and before is None and status["accepted_at"] <= self._forgotten
+            is_new = before is None or _told(status) != _told(before)
+            if is_new and not (is_old or (is_end and skips)):
                 self._tell(status, before, is_end=is_end)
             if is_shown and not (self._as_json or job_id in self._previewed):
                 self._previewed.add(job_id)
@@ -136,7 +141,7 @@ class Board:
             self._jobs[job_id] = {key: status[key] for key in _OF_AN_END} if is_end else status
         for job_id in self._jobs.keys() - set(ids):
             if self._jobs[job_id]["state"] in FINAL_STATES:
-                del self._jobs[job_id]
+                self._forgotten = max(self._forgotten, self._jobs.pop(job_id)["accepted_at"])
         self._previewed &= self._jobs.keys()
 
     def _tell(self, status: Json, before: Json | None, *, is_end: bool) -> None:

@@ -76,11 +76,10 @@ def test_a_lend_for_a_time_returns_at_once_and_another_one_waits_for_its_end(
 
 
 def test_a_time_or_a_command_that_is_none_lends_nothing(here: Here) -> None:
-    wrong = here("lend", "--for", "soon")
-    assert (wrong.code, lent(here.home)) == (2, None) and "90s, 30m or 2h" in wrong.err
-    for long in ("999999999d", "99999999999999d"):
-        assert here("lend", "--for", long, "--now", sys.executable).code == 2
-    assert lent(here.home) is None
+    # Seen red: with a traceback for the last, which no calendar has.
+    for time_given in ("soon", "", "99999999999d"):
+        wrong = here("lend", "--for", time_given)
+        assert (wrong.code, lent(here.home)) == (2, None) and "90s, 30m or 2h" in wrong.err
     absent = here("lend", "no-such-command")
     assert (absent.code, lent(here.home)) == (2, None) and "'no-such-command'" in absent.err
 

@@ -286,16 +286,15 @@ def test_jobs_that_were_over_are_not_shown_first_but_by_name_and_in_json(
 
 
 def test_a_board_keeps_no_more_than_the_jobs_that_are_named_and_of_those_at_an_end_no_pictures(
-    home: Path,
+    home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seen red: the statuses of all jobs that a runner had made since its start."""
     for number in range(9):
         file = home / "outbox" / f"cat-{number}" / "status.json"
         file.parent.mkdir()
-        outputs = [output(each) for each in range(100)]
-        file.write_text(
-            json.dumps({**STATUS, "id": file.parent.name, "outputs": outputs}), encoding="utf-8"
-        )
+        at = f"2026-11-29T18:00:0{number}.000Z"
+        status = {**STATUS, "id": file.parent.name, "outputs": [output(1)], "accepted_at": at}
+        file.write_text(json.dumps(status), encoding="utf-8")
     named: list[str] = []
     board = Board(Home(home), lambda: named, as_json=True)
     for number in range(9):
@@ -303,3 +302,7 @@ def test_a_board_keeps_no_more_than_the_jobs_that_are_named_and_of_those_at_an_e
         board._update()
     assert {*board._jobs} == {*named}
     assert not any("outputs" in status for status in board._jobs.values())
+    # As after a `clean` of newer ones: it was told.
+    named[:] = ["cat-3"]
+    board._update()
+    assert capsys.readouterr().out.count('"id": "cat-3"') == 1
