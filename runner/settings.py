@@ -295,10 +295,10 @@ def _checked(
 
 def _discreet(name: str, problem: Problem) -> Problem:
     """A problem without what stands in place of a receiver or of its name: it may be a secret."""
-    if name not in ("receivers", "on"):
+    if name not in ("receivers", "on", ""):
         return problem
-    message = re.sub("^.*(?= (?:is|cannot be|does not look) )", "this", problem.message)
-    message = re.sub(r"['\"][^'\"\s]*:.*['\".]", "…", message)
+    message = re.sub("^.*(?= (?:is (?!number)|cannot be |does not look ))", "this", problem.message)
+    message = re.sub(r"['\"][^'\"\s]*:[^'\"\s][^'\"]*['\"]?", "…", message)
     path = problem.path if re.fullmatch(r"[\w.\[\]-]*", problem.path) else name
     return replace(problem, path=path, message=message)
 

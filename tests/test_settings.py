@@ -171,6 +171,7 @@ def test_the_page_says_which_settings_a_running_runner_takes_up() -> None:
         ("phone: {'tgram://SECRET': x}", "receivers: unknown key …"),
         ("phone: {command: [x]}\non: {job.failed: ['ntfys://SECRET']}", "on.job.failed[0]: this "),
         ("phone: {command: [x]}\non: 'ntfys://SECRET'", "on: this is not a mapping"),
+        ("phone: {command: [x]}\non: {job.ended: [SECRET://x, SECRET://x]}", "value … (the first"),
         ("'tgram://SECRET'", "receivers: this is not a mapping"),
         ("phone: {url: 'https://x:99999/SECRET'}", "receivers.phone.url: not a URL"),
         ("phone: {url: 'https://x:0/SECRET'}", "receivers.phone.url: not a URL"),
@@ -216,6 +217,17 @@ def test_what_is_told_and_who_is_told_may_be_in_the_file_and_in_a_variable(tmp_p
 def test_a_retention_that_would_remove_nothing_is_a_mistake(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageProblem, match="retention: give 'days', 'gb' or 'count'"):
         load_settings(tmp_path / "none.yaml", {"FLUXDROP_RETENTION": text})
+
+
+@pytest.mark.parametrize("text", ["tgram://SECRET", "receivers：tgram://SECRET"])
+def test_what_is_no_mapping_at_all_is_not_shown_where_it_may_be_an_address(
+    tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageProblem, match="1:1: … stands alone: ") as caught:
+        load_settings(file)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_receivers_are_not_shown_with_the_settings(tmp_path: Path) -> None:

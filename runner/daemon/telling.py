@@ -64,6 +64,7 @@ class Telling:
         logging.getLogger("apprise").disabled = True
         # Before a new receiver listens, which is told nothing of what was.
         self._look_at_queue()
+        # This one keeps the ends of jobs until they are counted.
         empty = [_EMPTY] if self._on.get(_EMPTY) else []
         self._ledger.listen(_PREFIX, (_PREFIX + name for name in (*settings.receivers, *empty)))
         self.tellers = [Teller(n, spool, self.stop, self._over) for n in settings.receivers]
@@ -230,11 +231,10 @@ class Teller:
     def _content(self, event: Event, name: str) -> dict[str, Any]:
         about: Mapping[str, Any] = event.body
         if event.seq is not None:
-            record = self._ledger.find(event.seq)
             # One that was forgotten meanwhile has no status.
-            about = {"id": event.id, **about}
-            if record:
-                about = {**self._outbox.status(record), "revision": record.revision}
+            record = self._ledger.find(event.seq)
+            status = record and {**self._outbox.status(record), "revision": record.revision}
+            about = status or {"id": event.id, **about}
         dropped = self._dropped - self._admitted
         content = {**envelope(self._home, name, event.at), "dropped": dropped, **about}
         if len(json.dumps(content)) > _MOST_BYTES:
