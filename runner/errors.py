@@ -29,6 +29,10 @@ class UsageProblem(FluxdropError):
     """Wrong usage of the command line, or no home where one is needed."""
 
 
+class SettingsWrong(UsageProblem):
+    """The settings of a home cannot be used."""
+
+
 class LedgerNewer(UsageProblem):
     """The ledger was made by another version of fluxdrop, which this one must not change."""
 

@@ -7,13 +7,14 @@ HF_HOME once, at import.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from runner import files
-from runner.errors import LedgerNewer, UsageProblem
+from runner.errors import LedgerNewer, SettingsWrong, UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
 from runner.threads import Threads
 from specs.errors import Problem, SpecInvalid
@@ -26,6 +27,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _UPSCALER_FILES = (".safetensors", ".pth")
 _PARTS = ("inbox", "outbox", "prompts", "data")
 VARIABLE = "FLUXDROP_"
+_MOST_BYTES = 1 << 20
 # A running runner takes these up while it is idle; for the others it has to be started again.
 TAKEN_UP = frozenset(
     "input_roots lora_roots preview settle_seconds settle_seconds_unknown strict synced_inbox"
@@ -193,12 +195,15 @@ def is_home(folder: Path) -> bool:
     return any(map(os.path.isfile, known)) or all((folder / part).is_dir() for part in _PARTS)
 
 
-def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
+def find_home(
+    given: str | None = None, *, mounted: bool = True, tell: Callable[[str], object] | None = None
+) -> Home:
     """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
 
     Raises UsageProblem, naming `init`, when none of them is a home, LedgerNewer, and PlaceAway
     where its disk is not mounted, unless `mounted` is false: for who waits for it, or says what is
-    wrong.
+    wrong. What is wrong with its settings is told, where `tell` is given, for its runner goes on
+    with those from before, and has to be reached; else it raises SettingsWrong.
     """
     named = given or os.environ.get("FLUXDROP_HOME")
     folder = Path(named).expanduser() if named else Path.cwd()
@@ -207,7 +212,15 @@ def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
             f"{folder} is not a fluxdrop home: make one with `fluxdrop init {named or 'DIR'}`, "
             "or name one with --home or $FLUXDROP_HOME"
         )
-    home = Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    try:
+        settings = load_settings(folder / SETTINGS_FILE)
+    except SettingsWrong as error:
+        if tell is None:
+            raise
+        for mistake in error.args:
+            tell(str(mistake))
+        settings = _places_in(folder / SETTINGS_FILE)
+    home = Home(folder.resolve(), settings)
     home.require_known()
     if mounted:
         home.require_mounted()
@@ -228,15 +241,15 @@ def stamp_of(file: Path) -> tuple[int, ...]:
 def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings by a file, which may be missing, and by the environment, which comes first.
 
-    Raises UsageProblem with every mistake, each with its line and column, or its variable.
+    Raises SettingsWrong with every mistake, each with its line and column, or its variable.
     """
     root, stamp = file.parent, stamp_of(file)
     try:
-        data = file.read_bytes()
+        data = files.read_file(file, _MOST_BYTES, follow=True)
     except FileNotFoundError:
         data = b""
     except OSError as error:
-        raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
+        raise SettingsWrong(f"cannot read {file}: {error.strerror or error}") from error
     variables = {name: text for name in NAMES if (text := environment.get(variable_of(name)))}
     given = variables or _has_content(data)
     values, positions = _checked(file, data, variables) if given else ({}, {})
@@ -246,6 +259,21 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
         values["upscaler"] = os.path.realpath(root / Path(values["upscaler"]).expanduser())
     own = {name: _found(entry, root) for name, entry in values.get("registry", {}).items()}
     return Settings(**{**values, **lists, "registry": own, "positions": positions, "stamp": stamp})
+
+
+def _places_in(file: Path) -> Settings:
+    """Settings with the inbox and the outbox of a file that is wrong elsewhere."""
+    from specs.read import read
+
+    value: Any = {}
+    with suppress(OSError, SpecInvalid):
+        value = read(files.read_file(file, _MOST_BYTES, follow=True)).value
+    found = value if isinstance(value, dict) else {}
+    inbox, outbox = (
+        str(os.environ.get(variable_of(name)) or found.get(name) or name)
+        for name in ("inbox", "outbox")
+    )
+    return Settings(inbox=inbox, outbox=outbox)
 
 
 def variable_of(name: str) -> str:
@@ -258,7 +286,7 @@ def _checked(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings by a file's bytes and by variables, and the place of each of them.
 
-    A variable's text stands for itself where a setting takes only text. Raises UsageProblem.
+    A variable's text stands for itself where a setting takes only text. Raises SettingsWrong.
     """
     # Here, for most homes have nothing to be read.
     from specs import schemas
@@ -285,7 +313,7 @@ def _checked(
         named = [(source or re.split(r"[.\[]", p.path)[0], p) for p in error.problems]
         named.sort(key=lambda each: each[0] in variables)
         told = (f"{place(name, p.line, p.column)}: {_discreet(name, p)}" for name, p in named)
-        raise UsageProblem(*told) from None
+        raise SettingsWrong(*told) from None
     own = values.get("registry", {})
     paths: list[tuple[str, ...]] = [*((n,) for n in values), *(("registry", n) for n in own)]
     paths += (("registry", n, key) for n in own for key in own[n])

@@ -26,7 +26,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_cancel(options: argparse.Namespace) -> int:
     """Cancel jobs and print the outcome of each; an ID may also be the file name of a drop."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     before = {named: client.status(home, client.job_of(home, named)) for named in options.ids}
     over = {job_id for job_id, status in before.items() if status["state"] in FINAL_STATES}
     drops = {job_id: client.cancel(home, job_id) for job_id in options.ids if job_id not in over}
@@ -61,7 +61,7 @@ def _outcome_text(home: Home, outcome: Mapping[str, Any]) -> str:
 
 def run_retry(options: argparse.Namespace) -> int:
     """Ask for a finished job to be run again; print its new id once a runner has taken it."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     state = client.status(home, options.id)["state"]
     if state not in ("succeeded", "failed", "cancelled"):
         step = {
@@ -88,7 +88,7 @@ def run_retry(options: argparse.Namespace) -> int:
 
 def run_keep(options: argparse.Namespace) -> int:
     """Ask for jobs to be kept; one that is not over yet is kept when it is."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     states = {job_id: client.status(home, job_id)["state"] for job_id in options.ids}
     if unknown := [job_id for job_id, state in states.items() if state == "unknown"]:
         raise UsageProblem(f"no job is named {', '.join(unknown)}: {nearest_job(home, unknown[0])}")
@@ -111,7 +111,7 @@ def run_keep(options: argparse.Namespace) -> int:
 
 def run_hold(options: argparse.Namespace) -> int:
     """Pause this home's runner, or let it go on."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     if options.verb == "pause":
         client.pause(home)
         text = "paused: the image in hand is finished, then nothing starts"

@@ -140,8 +140,9 @@ def _settings(home: Home) -> Iterator[Finding]:
     others = f"{len(NAMES) - len(why)} as by default"
     yield Finding("settings", True, f"{len(why)} given, {others}", None, why)
     known = {variable_of(name) for name in NAMES}
+    secrets = {each.get("secret_env") for each in home.settings.receivers.values()}
     for name in sorted(os.environ):
-        if name.startswith(VARIABLE) and name not in known | _OTHER_VARIABLES:
+        if name.startswith(VARIABLE) and name not in known | _OTHER_VARIABLES | secrets:
             meant = did_you_mean(name, known, "unset it, if it was to be one")
             yield Finding("environment", True, f"{name} is no setting", meant)
 

@@ -28,7 +28,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_logs(options: argparse.Namespace) -> int:
     """Print the newest lines of the runner's log, or all of them that are about a job."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     file = home.data / FILE
     try:
         newest, place, number = _read(file, 0)

@@ -15,6 +15,7 @@ from runner.cli.output import (
     job_line,
     nearest_job,
     print_json,
+    print_message,
     runner_line,
     show,
     shown_slots,
@@ -40,7 +41,7 @@ def run_status(options: argparse.Namespace) -> int:
 
     The summary comes from the health file; the jobs' status files are not read for it.
     """
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     if options.id:
         return _print_status(options, home, client.status(home, options.id))
     running = client.runner_health(home)
@@ -98,7 +99,7 @@ def run_overview(options: argparse.Namespace) -> int:
     """Print where the home stands and the next step; outside of one what this is."""
     options.id = None
     try:
-        find_home(options.home)
+        find_home(options.home, tell=lambda text: None)
     except UsageProblem:
         if not options.json:
             show("Drop a YAML file into a folder, get a picture; `fluxdrop --help` says how.")

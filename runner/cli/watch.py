@@ -35,7 +35,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_watch(options: argparse.Namespace) -> int:
     """Show the runner's jobs until Ctrl-C or q, or the named jobs until they are over."""
-    home = find_home(options.home)
+    home = find_home(options.home, tell=print_message)
     if (health := client.runner_health(home)) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
 

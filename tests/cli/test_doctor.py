@@ -41,14 +41,18 @@ def test_each_setting_that_is_given_is_named_with_its_place(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here.home / "fluxdrop.yaml").write_text("# mine\nidle_minutes: 3\n", encoding="utf-8")
+    hook = "{ci: {url: 'https://ci.example', secret_env: FLUXDROP_CI_SECRET}}"
+    monkeypatch.setenv("FLUXDROP_CI_SECRET", "a secret is no setting")
+    monkeypatch.setenv("FLUXDROP_RECEIVERS", hook)
     monkeypatch.setenv("FLUXDROP_AUDIT_LANGUAGES", "[en, de]")
     monkeypatch.setenv("FLUXDROP_IDEL_MINUTES", "1")
     (told,) = findings(here, "settings")
     assert told["why"] == [
         f"idle_minutes: 3 ({here.home / 'fluxdrop.yaml'}:2:1)",
         "audit_languages: ('en', 'de') (FLUXDROP_AUDIT_LANGUAGES)",
+        "receivers: given (FLUXDROP_RECEIVERS)",
     ]
-    assert told["found"].startswith("2 given, ") and told["found"].endswith(" as by default")
+    assert told["found"].startswith("3 given, ") and told["found"].endswith(" as by default")
     (other,) = findings(here, "environment")
     assert other["found"] == "FLUXDROP_IDEL_MINUTES is no setting"
     assert other["remedy"] == "did you mean 'FLUXDROP_IDLE_MINUTES'?"

@@ -194,7 +194,7 @@ def test_each_mistake_in_the_settings_is_a_line_of_its_own(
 ) -> None:
     """Seen red: all of them in one line, with a backslash and an n between them."""
     (home / "fluxdrop.yaml").write_text("foo: 1\nbar: 2\n", encoding="utf-8")
-    assert main(["status", "--home", str(home)]) == 2
+    assert main(["doctor", "--home", str(home)]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("fluxdrop: ") and ":1:1: foo" in first and ":2:1: bar" in second
 
@@ -244,9 +244,22 @@ def test_init_makes_a_home_and_leaves_what_is_there(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_settings_is_told_with_its_place(home: Path) -> None:
     (home / "fluxdrop.yaml").write_text("strict: true\nrescan_second: 1\n", encoding="utf-8")
-    done = fluxdrop("status", home=home)
+    done = fluxdrop("doctor", home=home)
     assert done.code == 2 and "fluxdrop.yaml:2:1:" in done.err
     assert "did you mean 'rescan_seconds'" in done.err
+
+
+def test_a_mistake_in_the_settings_keeps_no_word_from_a_running_runner(tmp_path: Path) -> None:
+    """Seen red: with a wrong `window` no night could be paused, cancelled or looked at."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "fluxdrop.yaml").write_text("outbox: out\nwindow: 23-7\n", encoding="utf-8")
+    done = fluxdrop("pause", home=tmp_path)
+    assert done.code == 0 and "fluxdrop.yaml:2:9: window:" in done.err
+    assert (tmp_path / "inbox" / "runner.pause").exists()
+    done = fluxdrop("status", "--json", home=tmp_path)
+    assert done.code == 0 and "window:" in done.err
+    assert fluxdrop("cancel", "night", home=tmp_path).code == 0
 
 
 def test_check_tells_every_problem_of_every_file(home: Path, tmp_path: Path) -> None:
