@@ -244,7 +244,7 @@ def _private(text: str, *tasks: ImageTask) -> str:
     for task in tasks:
         paths = [str(image.path) for images in task.inputs.values() for image in images]
         for secret in filter(None, [task.prompt, task.options.get("negative_prompt"), *paths]):
-            text = text.replace(secret, "…")
+            text = text.replace(secret, "…").replace(repr(secret)[1:-1], "…")
     return text
 
 

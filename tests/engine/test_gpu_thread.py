@@ -425,9 +425,9 @@ def test_after_a_fault_in_the_one_call_each_is_made_alone_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture, error: Exception,
 ) -> None:  # fmt: skip
     def fail(tasks: list[ImageTask]) -> None:
-        raise error from ValueError(f"of {tasks[2].prompt}")
+        raise error from ValueError(f"of {tasks[1].prompt}", tasks[2].prompt)
 
-    tasks[2] = replace(tasks[2], prompt="a secret")
+    tasks[1:] = [replace(tasks[1], prompt="a secret"), replace(tasks[2], prompt="one\nsecret")]
     caplog.set_level("INFO")
     renderer.all = fail
     assert all_answers(executor_of(), tasks) == [picture(task) for task in tasks]
