@@ -172,7 +172,7 @@ def opens_at(night: Night, hour: int, *, days: int = 0) -> Callable[[dict[str, A
     """Whether a status says that its job waits for an hour of today or of a later day."""
     today = datetime.fromtimestamp(night.seconds()) + timedelta(days=days)
     hours = today.replace(hour=hour, minute=0, second=0, microsecond=0)
-    return lambda s: waits(s) and clock.timestamp(hours.timestamp()) in str(s["message"])
+    return lambda s: waits(s) and clock.local_time(hours.timestamp()) in str(s["message"])
 
 
 def test_a_clock_that_was_a_day_ahead_makes_no_job_sleep_through_its_window(night: Night) -> None:

@@ -105,6 +105,8 @@ def test_the_folder_of_a_job_that_was_away_is_never_removed(spool: Spool) -> Non
     spool.end("hero")
     daemon = spool.daemon
     assert daemon is not None
+    # The status is there a moment before the ledger knows that it is.
+    spool.until(lambda: (hero := daemon.ledger.newest("hero")) and hero.is_shown)
     folder, ids = spool.home.job("hero"), daemon.intake._ids
     aside = folder.rename(folder.with_name("aside"))
     forget = daemon.ledger.forget
