@@ -341,7 +341,8 @@ def lend(home: Home, lent: Lent, tell: Callable[[str], object]) -> None:
             tell("waiting until the runner has left the device")
         elif found is None:
             asked = _put(home, json.dumps(lent).encode(), [LEND_NAME])
-        elif not lending.is_over(found, time.time()):
+        elif (found["pid"] and not found["host"]) or not lending.is_over(found, time.time()):
+            # A process of no machine is the runner's to ask.
             tell(f"waiting, for {lending.hold_of(found).message}")
         else:
             # A runner does that as well.

@@ -8,7 +8,6 @@ HF_HOME once, at import.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -219,7 +218,7 @@ def find_home(
             raise
         for mistake in error.args:
             tell(str(mistake))
-        settings = _places_in(folder / SETTINGS_FILE)
+        settings = _places_in(folder / SETTINGS_FILE, error)
     home = Home(folder.resolve(), settings)
     home.require_known()
     if mounted:
@@ -261,14 +260,21 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
     return Settings(**{**values, **lists, "registry": own, "positions": positions, "stamp": stamp})
 
 
-def _places_in(file: Path) -> Settings:
-    """Settings with the inbox and the outbox of a file that is wrong elsewhere."""
+def _places_in(file: Path, wrong: SettingsWrong) -> Settings:
+    """Settings with the inbox and the outbox of a file that is wrong elsewhere.
+
+    Raises what is wrong where nothing can be read: the runner may have other folders.
+    """
     from specs.read import read
 
-    value: Any = {}
-    with suppress(OSError, SpecInvalid):
-        value = read(files.read_file(file, _MOST_BYTES, follow=True)).value
-    found = value if isinstance(value, dict) else {}
+    try:
+        found = read(files.read_file(file, _MOST_BYTES, follow=True)).value
+    except FileNotFoundError:
+        found = {}
+    except (OSError, SpecInvalid):
+        raise wrong from None
+    if not isinstance(found, dict):
+        raise wrong
     inbox, outbox = (
         str(os.environ.get(variable_of(name)) or found.get(name) or name)
         for name in ("inbox", "outbox")

@@ -32,7 +32,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_lend(options: argparse.Namespace) -> int:
     """Lend the device, and return when it is free; with a command, when that has ended."""
-    home, command = find_home(options.home), options.command[:]
+    home, command = find_home(options.home, tell=print_message), options.command[:]
     if options.end:
         text = "taken back" if client.take_back(home) else "it was not lent"
         print_answer(options, {"ok": True}, text)

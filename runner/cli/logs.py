@@ -31,13 +31,14 @@ def run_logs(options: argparse.Namespace) -> int:
     home = find_home(options.home, tell=print_message)
     file = home.data / FILE
     try:
+        # First: what is given another name meanwhile is told twice then, and not lost.
         newest, place, number = _read(file, 0)
+        older = reversed(paths_in(file.parent, f"{file.name}.[1-9]"))
+        lines = [line for each in older for line in _read(each, 0)[0]]
     except FileNotFoundError:
         raise UsageProblem(f"{file} is not there: a runner begins it") from None
     except OSError as error:
         raise UsageProblem(f"{file} cannot be read: {error.strerror or error}") from error
-    older = reversed(paths_in(file.parent, f"{file.name}.?"))
-    lines = [line for each in older for line in _read(each, 0)[0]]
     found = _show([*lines, *newest], options, most=0 if options.id else _SHOWN)
     if options.id and not (found or options.follow):
         print_message(f"the log has nothing about {options.id!r}: {nearest_job(home, options.id)}")

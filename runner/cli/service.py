@@ -23,7 +23,7 @@ from runner.settings import NAMES, Home, find_home, variable_of
 
 SYSTEMS = ("systemd", "launchd", "windows")
 # What a login shell may have set and a service would not see; secrets stay out.
-_SETTINGS = tuple(variable_of(name) for name in NAMES if name not in ("receivers", "ray"))
+_SETTINGS = tuple(variable_of(name) for name in NAMES if name not in ("receivers", "on", "ray"))
 _KEPT = ("HF_HOME", "HF_HUB_CACHE", "CUDA_VISIBLE_DEVICES", *_SETTINGS)
 Commands = tuple[tuple[str, ...], ...]
 

@@ -76,7 +76,7 @@ def run_status(options: argparse.Namespace) -> int:
         if outdated:
             show(outdated)
     else:
-        numbers = summary["recent"] and counts_of_states(summary)
+        numbers = counts_of_states(summary) if summary.get("counts") else ""
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"
         show(client.unseen_runner(home) or f"{who} is running; {then}")

@@ -116,7 +116,7 @@ class Metrics:
 
         def guarded(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
             # A web page may give its own name this address.
-            if environ.get("HTTP_HOST", "").rpartition(":")[0] in (_ADDRESS, "localhost"):
+            if environ.get("HTTP_HOST", "").partition(":")[0] in (_ADDRESS, "localhost"):
                 return answer(environ, start)  # type: ignore[no-any-return]
             start("403 Forbidden", [])
             return []

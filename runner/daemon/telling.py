@@ -171,7 +171,7 @@ class Teller:
                 self._failures += 1
                 self._log_once.failed(error)
             if dropped != self._dropped:
-                text = "%s was not told of %d events, which are dropped (it keeps %d, for %d days)"
+                text = "%s was not told of %d events, which are dropped: it keeps %d, for %d days"
                 kept = (_MOST_BEHIND, _KEPT_SECONDS / 86_400)
                 log.warning(text, self.name, self._dropped - dropped, *kept)
             pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE)

@@ -93,6 +93,7 @@ def test_two_homes_are_two_services_and_secrets_stay_out(system: str, tmp_path: 
 
 def test_settings_that_are_variables_are_kept_for_the_service() -> None:
     given = {"FLUXDROP_IDLE_MINUTES": "0", "FLUXDROP_RECEIVERS": "{a: {apprise: SECRET}}"}
+    given["FLUXDROP_ON"] = "{job.ended: [a]}"
     assert service._kept(given) == {"FLUXDROP_IDLE_MINUTES": "0"}
 
 

@@ -260,6 +260,8 @@ def test_a_mistake_in_the_settings_keeps_no_word_from_a_running_runner(tmp_path:
     done = fluxdrop("status", "--json", home=tmp_path)
     assert done.code == 0 and "window:" in done.err
     assert fluxdrop("cancel", "night", home=tmp_path).code == 0
+    (tmp_path / "fluxdrop.yaml").write_text("outbox: [out\n", encoding="utf-8")
+    assert fluxdrop("pause", home=tmp_path).code == 2, "its folders are not known"
 
 
 def test_check_tells_every_problem_of_every_file(home: Path, tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ def test_a_port_of_this_machine_answers_with_the_same_and_no_other_name(
     written = until(idle_spool, bool)
     with urllib.request.urlopen(f"http://localhost:{port}/metrics") as answer:
         assert samples(answer.read().decode()).keys() == written.keys()
+    # Port 80 stands in no Host.
+    plain = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "localhost"})
+    with urllib.request.urlopen(plain) as answer:
+        assert answer.status == 200
     evil = urllib.request.Request(
         f"http://127.0.0.1:{port}", headers={"Host": f"evil.example:{port}"}
     )

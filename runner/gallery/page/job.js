@@ -464,4 +464,4 @@ function follow() {
   else if (elsewhere && !elsewhere.hasAttribute("aria-current")) location.replace(elsewhere.href + location.hash);
 }
 follow();
-if (told.dataset.final === "false") live(() => document.querySelector("dialog[open]") || picks.size);
+if (told.dataset.final === "false") live(() => document.querySelector("dialog[open]") || picks.size || picking || onlyFavourites || one("sort").selectedIndex);

@@ -57,6 +57,13 @@ def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
     return f"{number_of(len(jobs), 'job')}, {number_of(pictures, 'picture')}"
 
 
+def _page_of(job: Mapping[str, Any]) -> str:
+    """What shows a job: one of which no image is over has no page."""
+    images = job.get("images") or {}
+    over = any(images.get(name) for name in ("done", "failed"))
+    return "index.html" if over or job.get("outputs") else "status.json"
+
+
 def now(jobs: Sequence[Mapping[str, Any]]) -> str:
     """The jobs that run, each with the picture in hand, and how many wait; empty if there are none.
 
@@ -64,7 +71,7 @@ def now(jobs: Sequence[Mapping[str, Any]]) -> str:
     """
     waiting = [job for job in jobs if job.get("state") == "queued"]
     running = "".join(
-        f'<a href="{quote(str(job["id"]), safe="")}/index.html">'
+        f'<a href="{quote(str(job["id"]), safe="")}/{_page_of(job)}">'
         f'<img data-preview src="{quote(str(job["id"]), safe="")}/{PREVIEW}" alt="">'
         f"<strong><bdi>{text(job['id'])}</bdi></strong></a>"
         f"{progress_bar(summarise(job, [None] * _done_and_total(job)[0]))}"
@@ -149,12 +156,8 @@ def _card(
     title = f' title="{message}"' if message else ""
     tags = " ".join(f"#{text(tag)}" for tag in job.get("tags") or ())
     made_with = " · ".join(str(job[k]) for k in ("kind", "model") if job.get(k))
-    # One that ended before its first image has no page.
-    page = (
-        "index.html" if done or shown or (job.get("images") or {}).get("failed") else "status.json"
-    )
     return (
-        f'<a class="card" href="{link}/{page}" data-pack="{text(pack)}"'
+        f'<a class="card" href="{link}/{_page_of(job)}" data-pack="{text(pack)}"'
         f' data-day="{day}" data-words="{text(prompt)}"{title}>'
         f'<span class="cover" data-count="{len(shown)}">{covers}</span>'
         f'<strong><bdi>{text(job["id"])}</bdi></strong><i class="pill" '
