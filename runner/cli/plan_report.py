@@ -29,8 +29,8 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     """The plan of an assessment that has one, as `compose --plan --json` prints it.
 
     To `composer.report.plan_json` it adds what the models refuse, the time that the gallery
-    suggests, the free space of the outbox's disk (`free_bytes`, None where unknown), and how many
-    images a spec that reuses would copy (`reuse`).
+    suggests, the free space of the outbox's disk (`free_bytes`, None where unknown), how many
+    images a spec that reuses would copy (`reuse`), and whether weights are `absent`.
     """
     plan = assessment.plan
     assert plan is not None
@@ -43,6 +43,7 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     ]
     report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
     report["rejected"] = assessment.reason is not None
+    report["absent"] = bool(assessment.absent)
     report["estimate"] |= _time_estimate(plan, home)
     if counts := reuse_counts(assessment, home):
         report["reuse"] = counts
@@ -138,7 +139,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     of_free = f" of {size_text(free)} that are free" if free is not None else ""
     show(f"disk        about {size_text(estimate['bytes'])}{of_free}")
     show(f"time        {_time_text(estimate)}")
-    show("this would be rejected" if report["rejected"] else "this can run")
+    then = " once the weights are here: the warnings say how" if report["absent"] else ""
+    show("this would be rejected" if report["rejected"] else f"this can run{then}")
 
 
 def _token_limits(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
