@@ -22,7 +22,7 @@ from runner.cli.output import (
     slot_line,
 )
 from runner.errors import UsageProblem
-from runner.files import is_there
+from runner.files import is_there, names_in
 from runner.holds import disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -76,7 +76,9 @@ def run_status(options: argparse.Namespace) -> int:
         if outdated:
             show(outdated)
     else:
-        numbers = counts_of_states(summary) if summary.get("counts") else ""
+        # All that are counted may have been removed since; or only the newest.
+        left = (home.job(name) / "status.json" for name in names_in(home.outbox))
+        numbers = counts_of_states(summary) if summary and any(map(is_there, left)) else ""
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"
         show(client.unseen_runner(home) or f"{who} is running; {then}")

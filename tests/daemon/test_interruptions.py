@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,12 @@ from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk, refused
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder into which the runner may write meanwhile."""
+    aside = folder.rename(Path(mkdtemp(dir=folder.parents[1])) / folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def facts(spool: Spool) -> dict[str, Any]:
@@ -484,7 +492,7 @@ def test_a_status_deleted_before_the_answer_is_written_again_with_the_answer(
     pause = told.home.inbox / "runner.pause"
     pause.touch()
     folder = told.home.job("hero")
-    (folder / "status.json").unlink() if what == "status" else shutil.rmtree(folder)
+    (folder / "status.json").unlink() if what == "status" else remove(folder)
     go()
     assert told.receipt("hero.yaml")["job"] == "hero"
     assert told.status("hero")["state"] == "queued"
@@ -502,7 +510,7 @@ def test_a_status_of_a_queued_job_that_is_deleted_is_written_again_at_the_next_l
     column(told, monkeypatch)
     before = told.until(lambda: told.status("hero"))
     folder = told.home.job("hero")
-    (folder / "status.json").unlink() if what == "status" else shutil.rmtree(folder)
+    (folder / "status.json").unlink() if what == "status" else remove(folder)
     after = told.until(lambda: told.status("hero"))
     assert after["revision"] > before["revision"]
     assert {key for key in after if after[key] != before[key]} <= {"revision", "updated_at"}
@@ -532,7 +540,7 @@ def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
     told: Spool, monkeypatch: pytest.MonkeyPatch, *, killed: bool
 ) -> None:
     go = columns.paused(told, monkeypatch)
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     if killed:
         die(told)
         start_again(told)
@@ -554,7 +562,7 @@ def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_and_said_wh
 ) -> None:
     """Seen red: three done, two pictures, and not a word."""
     go = column(told, monkeypatch)
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     go()
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
@@ -579,7 +587,7 @@ def test_pictures_that_are_gone_are_counted_and_said_by_the_next_runner_too(
 ) -> None:
     """Seen red: a kill between the end and those words lost them."""
     go = columns.in_mid_image(told, monkeypatch)
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     with monkeypatch.context() as patch:
         for name in ("_count_gone", "_publish", "publish"):
             patch.setattr(JobEnds, name, lambda *given: None)
@@ -594,7 +602,7 @@ def test_pictures_that_are_gone_of_a_job_that_is_put_back_and_cancelled_are_coun
     told: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns.in_mid_image(told, monkeypatch)
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     (told.home.inbox / "runner.pause").touch()
     told.until(lambda: daemon_of(told).worker.hold)
     told.device.finish()
@@ -619,7 +627,7 @@ def test_images_of_a_running_job_whose_folder_is_deleted_are_made_again_after_a_
     told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
 ) -> None:
     column(told, monkeypatch)
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     die(told)
     monkeypatch.undo()
     start_again(told)
@@ -661,7 +669,7 @@ def test_a_final_job_whose_folder_is_deleted_is_forgotten_when_its_id_is_wanted(
     told.start()
     told.drop("hero.yaml", SPEC + "id: hero\n")
     told.end("hero")
-    shutil.rmtree(told.home.job("hero"))
+    remove(told.home.job("hero"))
     told.drop("other.yaml")
     told.end("other")
     ledger = daemon_of(told).ledger
