@@ -22,7 +22,7 @@ from runner.cli.output import (
     slot_line,
 )
 from runner.errors import UsageProblem
-from runner.files import is_there, names_in
+from runner.files import is_there
 from runner.holds import disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -76,9 +76,7 @@ def run_status(options: argparse.Namespace) -> int:
         if outdated:
             show(outdated)
     else:
-        # All that are counted may have been removed since; or only the newest.
-        left = (home.job(name) / "status.json" for name in names_in(home.outbox))
-        numbers = counts_of_states(summary) if summary and any(map(is_there, left)) else ""
+        numbers = summary["recent"] and counts_of_states(summary)
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"
         show(client.unseen_runner(home) or f"{who} is running; {then}")
